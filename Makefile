@@ -1,0 +1,47 @@
+# Every target works on a fresh machine with Python >= 3.11 and make; the environment is made in .venv.
+PY := .venv/bin/python
+STAMP := .venv/.installed
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+
+help: ## List every target
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+env: $(STAMP) ## Make the environment in .venv
+
+# uv when it is there, else pip installs it once into the environment: resolving torch with pip alone takes minutes more.
+$(STAMP): pyproject.toml
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip -q
+	@$(PY) -m pip install -q --disable-pip-version-check uv
+	.venv/bin/uv pip install -q --python $(PY) -e '.[cli,trainer,dev]'
+	@touch $@
+
+demo: env ## Train the example sentiment model, from the manifest to a checked artifact
+	.venv/bin/finetune run examples/movie-sentiment.yaml
+
+test: env ## Run every test
+	$(PY) -m pytest
+
+check: env ## Lint, format, types, docstrings, import rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/pydoclint crds operator trainer-image
+	.venv/bin/lint-imports
+
+format: env ## Rewrite the sources in the project's format
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+generate: env ## Regenerate the CRD and the reference page from the models
+	$(PY) crds/generate.py
+
+verify: generate ## Regenerate everything generated, then fail on a difference
+	git diff --exit-code -- crds docs/reference
+
+bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only if every bar is met
+	$(PYTHON) bench/trainer.py
+
+.PHONY: help env demo test check format generate verify bench-trainer
