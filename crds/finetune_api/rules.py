@@ -1,0 +1,248 @@
+"""The rules between fields, written once: evaluated here in Python, and printed as CEL into the CRD.
+
+A predicate is a small value that can do both, so the command and the API server cannot disagree. Both see the wire form
+after the schema's defaults were filled in. A section that is absent makes every comparison with it false.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from finetune_api.names import ENV_PREFIX, GROUP, RESERVED_ENV
+from finetune_api.predicates import (
+    AnyOf,
+    Contains,
+    ExactlyOne,
+    Has,
+    In,
+    KeysIn,
+    NoKeyStartsWith,
+    Not,
+    Predicate,
+    StartsWith,
+    Wire,
+    lookup,
+)
+
+ROLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "text-classification": ("text", "textPair", "label"),
+    "text-regression": ("text", "textPair", "label"),
+    "causal-lm": ("text", "prompt", "completion", "messages"),
+    "masked-lm": ("text",),
+}
+"""The columns that each task can use; the keys of `data.fields`."""
+
+
+def _if(condition: Predicate, then: Predicate) -> AnyOf:
+    return AnyOf((Not(condition), then))
+
+
+def _not_both(first: str, second: str) -> AnyOf:
+    return AnyOf((Not(Has(first)), Not(Has(second))))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule between fields. `at` and `scope` are paths below the spec; `[]` stands for every element of a list."""
+
+    at: str
+    """Whose problem it is, from the scope on."""
+    predicate: Predicate
+    """What must hold of the scope."""
+    message: str
+    """What must hold, in words."""
+    remedy: str
+    """What to do about it."""
+    scope: str = ""
+    """The object that the predicate reads; empty for the spec itself."""
+
+
+def _only_for(field: str, key: str, value: str) -> Rule:
+    return Rule(
+        field, _if(Has(field), In(key, (value,))), f"only for {key} {value}", f"Remove it, or set {key}: {value}."
+    )
+
+
+_LORA_FIELDS = ("rank", "alpha", "dropout", "targets")
+_HELD_OUT = AnyOf((Has("data.validation"), Has("data.test")))
+
+RULES: Final[tuple[Rule, ...]] = (
+    *(
+        Rule(
+            f"data.{split}",
+            _if(Has(f"data.{split}"), ExactlyOne((f"data.{split}.uri", f"data.{split}.fraction"))),
+            "exactly one of uri and fraction",
+            "Give the address of the rows, or the part of the training rows to hold out.",
+        )
+        for split in ("validation", "test")
+    ),
+    *(
+        Rule(
+            "data.fields",
+            _if(In("task", (task,)), KeysIn("data.fields", roles)),
+            f"{task} has the roles {', '.join(roles)}",
+            "Map one of these roles to the name of your column.",
+        )
+        for task, roles in ROLES.items()
+    ),
+    Rule(
+        "model.weights",
+        _if(In("model.weights", ("random",)), In("method.type", ("full",))),
+        "random weights need method.type full",
+        "Set method: {type: full}, or weights: pretrained.",
+    ),
+    *(_only_for(f"method.{name}", "method.type", "lora") for name in _LORA_FIELDS),
+    Rule(
+        "training.maxSteps",
+        _not_both("training.epochs", "training.maxSteps"),
+        "epochs and maxSteps exclude each other",
+        "Keep one of them.",
+    ),
+    _only_for("training.packing", "task", "causal-lm"),
+    _only_for("training.maskProbability", "task", "masked-lm"),
+    Rule(
+        "training.labelSmoothing",
+        _if(In("task", ("text-regression",)), In("training.labelSmoothing", (0.0,))),
+        "text-regression has no classes to smooth over",
+        "Remove it.",
+    ),
+    Rule(
+        "training.earlyStopping",
+        _if(Has("training.earlyStopping"), Has("data.validation")),
+        "early stopping needs validation rows",
+        "Add data.validation, such as {fraction: 0.1}.",
+    ),
+    Rule(
+        "evaluation.every",
+        _if(Has("evaluation.every"), Has("data.validation")),
+        "evaluation while training needs validation rows",
+        "Add data.validation, such as {fraction: 0.1}.",
+    ),
+    Rule(
+        "evaluation.gate",
+        _if(Has("evaluation.gate"), AnyOf((Has("evaluation.gate.minimum"), Has("evaluation.gate.betterThanBase")))),
+        "a gate needs minimum or betterThanBase",
+        "Say what the metric must reach.",
+    ),
+    Rule(
+        "evaluation.gate",
+        _if(Has("evaluation.gate"), _HELD_OUT),
+        "a gate needs held-out rows",
+        "Add data.test or data.validation, such as {fraction: 0.1}.",
+    ),
+    Rule(
+        "output.uri",
+        _if(Has("output.uri"), StartsWith("output.uri", ("pvc://", "s3://", "gs://", "file://"))),
+        "an artifact goes to pvc://, s3://, gs:// or file://",
+        "Write a folder at one of these.",
+    ),
+    Rule(
+        "output.formats",
+        _if(Contains("output.formats", ("adapter", "merged")), In("method.type", ("lora",))),
+        "adapter and merged are forms of method.type lora",
+        "Set formats: [full], or method: {type: lora}.",
+    ),
+    Rule(
+        "output.formats",
+        _if(Contains("output.formats", ("full",)), In("method.type", ("full",))),
+        "full is the form of method.type full",
+        "Set formats: [adapter] or [merged], or method: {type: full}.",
+    ),
+    *(
+        Rule(
+            f"storage.{name}",
+            _not_both("storage.claimName", f"storage.{name}"),
+            f"claimName and {name} exclude each other",
+            "Keep one of them.",
+        )
+        for name in ("size", "storageClassName")
+    ),
+    Rule(
+        "storage.ephemeral",
+        _if(In("storage.ephemeral", (True,)), Not(Has("storage.claimName"))),
+        "ephemeral and claimName exclude each other",
+        "Keep one of them.",
+    ),
+    Rule(
+        "storage.ephemeral",
+        _if(In("storage.ephemeral", (True,)), In("workers.nodes", (1,))),
+        "ephemeral storage is for one node",
+        "Remove it, or set workers: {nodes: 1}.",
+    ),
+    Rule(
+        "name",
+        AnyOf((Not(StartsWith("name", (ENV_PREFIX,))), Not(Has("name")))),
+        f"{ENV_PREFIX}* belongs to the operator",
+        "Choose another name.",
+        scope="pod.env[]",
+    ),
+    Rule(
+        "name",
+        Not(In("name", RESERVED_ENV)),
+        "this variable connects the workers or places their caches",
+        "Remove it.",
+        scope="pod.env[]",
+    ),
+    Rule(
+        "value",
+        ExactlyOne(("value", "secret")),
+        "exactly one of value and secret",
+        "Keep one of them.",
+        scope="pod.env[]",
+    ),
+    Rule(
+        "name",
+        ExactlyOne(("configMap", "secret", "claim", "emptyDir")),
+        "exactly one of configMap, secret, claim and emptyDir",
+        "Keep one of them.",
+        scope="pod.volumes[]",
+    ),
+    *(
+        Rule(
+            f"pod.{name}",
+            NoKeyStartsWith(f"pod.{name}", f"{GROUP}/"),
+            f"{GROUP}/ belongs to the operator",
+            "Choose another prefix.",
+        )
+        for name in ("labels", "annotations")
+    ),
+)
+
+_STARTED = "has(oldSelf.status) && has(oldSelf.status.startTime)"
+_FROZEN = ("task", "model", "data", "method", "training")
+TRANSITIONS: Final[tuple[tuple[str, str], ...]] = (
+    *(
+        (
+            f"!({_STARTED}) || self.spec.{name} == oldSelf.spec.{name}",
+            f"spec.{name} cannot change once the job has started; make a new FineTuneJob",
+        )
+        for name in _FROZEN
+    ),
+    (
+        (
+            "!has(oldSelf.spec.activeDeadlineSeconds) || !has(self.spec.activeDeadlineSeconds) || "
+            "self.spec.activeDeadlineSeconds >= oldSelf.spec.activeDeadlineSeconds"
+        ),
+        "spec.activeDeadlineSeconds can only be raised or removed",
+    ),
+)
+"""(CEL over the whole object, message): what an update may not do. Only the API server sees an update."""
+
+
+def violations(spec: Wire) -> Iterator[tuple[str, Rule, Any]]:
+    """Yield (path below the spec, rule, value found there) for every rule that a spec with its defaults breaks."""
+    for rule in RULES:
+        for prefix, scope in _scopes(spec, rule.scope):
+            if not rule.predicate.holds(scope):
+                yield f"{prefix}{rule.at}", rule, lookup(scope, rule.at)
+
+
+def _scopes(spec: Wire, scope: str) -> Iterator[tuple[str, Wire]]:
+    if not scope:
+        yield "", spec
+        return
+    path = scope.removesuffix("[]")
+    found = lookup(spec, path)
+    for index, item in enumerate(found if isinstance(found, list) else []):
+        if isinstance(item, Mapping):
+            yield f"{path}[{index}].", item

@@ -1,0 +1,163 @@
+"""From a manifest in wire form to a FineTuneJob, or to every problem at once.
+
+Each problem has a path, the rule, the value found and a remedy. Values are shortened and escaped, so that a hostile
+manifest cannot write to a terminal or a log.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from finetune_api.names import API_VERSION, KIND
+from finetune_api.rules import violations
+from finetune_api.spec import FineTuneJob, FineTuneJobSpec
+from finetune_api.spec.training import DEFAULT_EPOCHS
+
+_MAX_FOUND = 120
+_UNKNOWN = "extra_forbidden"
+_MISSING = "missing"
+_REMEDIES: Mapping[str, str] = {
+    _MISSING: "Add it.",
+    "literal_error": "Write one of these.",
+    "int_type": "Write a whole number without quotes.",
+    "float_type": "Write a number without quotes, such as 0.0002 or 2.0e-4.",
+    "bool_type": "Write true or false without quotes.",
+    "string_type": "Write a text; put a number or true/false in quotes.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a manifest."""
+
+    path: str
+    rule: str
+    found: str
+    remedy: str
+
+    def __str__(self) -> str:
+        found = f", found {self.found}" if self.found else ""
+        return f"{self.path}: {self.rule}{found}. {self.remedy}"
+
+
+class InvalidSpec(ValueError):
+    """The manifest breaks the contract; `problems` holds every one."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+def validate_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
+    """Check one manifest against the contract.
+
+    Args:
+        manifest: The object in wire form, as YAML or JSON gives it.
+
+    Returns:
+        The job with the schema's defaults.
+
+    Raises:
+        InvalidSpec: Something is wrong; every problem is named.
+    """
+    status_free = {key: value for key, value in manifest.items() if key != "status"}
+    problems: list[Problem] = []
+    job: FineTuneJob | None = None
+    try:
+        job = FineTuneJob.model_validate(status_free)
+    except ValidationError as error:
+        problems += [_problem(details) for details in error.errors(include_url=False)]
+    spec: Any = job.spec.to_dict() if job else manifest.get("spec")
+    if isinstance(spec, Mapping):
+        broken = {problem.path for problem in problems}
+        for path, rule, found in violations(with_defaults(FineTuneJobSpec, cast("Mapping[str, Any]", spec))):
+            full = f"spec.{path}"
+            if not any(_touches(full, other) for other in broken):
+                problems.append(Problem(full, rule.message, "" if found is None else show(found), rule.remedy))
+    if problems or job is None:
+        raise InvalidSpec(tuple(problems))
+    return job
+
+
+def with_defaults(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a wire object with the schema's defaults filled in, as the API server does before it checks the rules."""
+    filled = dict(value)
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        nested = _nested(field.annotation)
+        if key not in filled and nested is not None and field.default_factory is not None:
+            filled[key] = {}
+        if key not in filled:
+            if field.default is not PydanticUndefined and field.default is not None:
+                filled[key] = field.default
+        elif nested is not None and isinstance(filled[key], Mapping):
+            filled[key] = with_defaults(nested, filled[key])
+    if model.__name__ == "Training" and filled.get("maxSteps") is None and filled.get("epochs") is None:
+        filled["epochs"] = DEFAULT_EPOCHS
+    return filled
+
+
+def show(value: Any) -> str:
+    """Return a value as one short printable line; control and direction characters are escaped."""
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= _MAX_FOUND else f"{text[: _MAX_FOUND - 3]}..."
+
+
+def _touches(path: str, other: str) -> bool:
+    return path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") or other == "spec"
+
+
+def _problem(details: ErrorDetails) -> Problem:
+    kind = details["type"]
+    path = _path(details["loc"])
+    found = "" if kind == _MISSING else show(details["input"])
+    if kind == _UNKNOWN:
+        return Problem(path, "this field does not exist", found, _suggest(details["loc"]))
+    if path == "apiVersion":
+        return Problem(path, f"must be {API_VERSION}", found, f"Write apiVersion: {API_VERSION}.")
+    if path == "kind":
+        return Problem(path, f"must be {KIND}", found, f"Write kind: {KIND}.")
+    message = details["msg"].removeprefix("Value error, ")
+    rule = "required" if kind == _MISSING else message[0].lower() + message[1:]
+    remedy = _REMEDIES.get(kind, "Change it so that the rule holds.")
+    return Problem(path, rule, found, remedy)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part != "[key]":
+            text += f".{_printable(part)}" if text else _printable(part)
+    return text or "manifest"
+
+
+def _printable(part: str) -> str:
+    return part if part.isascii() and part.isprintable() else ascii(part)
+
+
+def _suggest(location: tuple[int | str, ...]) -> str:
+    model: Any = FineTuneJob
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = next((f for n, f in model.model_fields.items() if part in {f.alias, n}), None)
+        nested = _nested(field.annotation) if field else None
+        if nested is None:
+            return "Remove it."
+        model = nested
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"Remove it; did you mean {close[0]}?" if close else f"Remove it; known here: {', '.join(names)}."
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := _nested(each)) is not None), None)
