@@ -1,0 +1,94 @@
+"""Start the trainer as a process, read its events as they appear, forward a request to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from finetune_api.names import EVENTS_FILE, RESULT_FILE
+from finetune_api.progress import ProgressEvent
+from finetune_api.result import Result
+from finetune_cli.resolve import Run
+
+_POLL_S = 0.1
+LOG_FILE = "trainer.log"
+
+
+class Follower:
+    """One run of the trainer, from start to result."""
+
+    def __init__(self, run: Run, on_event: Callable[[ProgressEvent], None]) -> None:
+        """Remember what to start.
+
+        Args:
+            run: The run.
+            on_event: Told each event in order.
+        """
+        self._run = run
+        self._on_event = on_event
+        self._stops = 0
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def go(self) -> tuple[Result | None, int]:
+        """Run to the end.
+
+        Returns:
+            The result, None when the trainer left none, and the trainer's exit code.
+        """
+        self._run.begin()
+        sha256 = self._run.write()
+        (self._run.work / RESULT_FILE).unlink(missing_ok=True)
+        events = self._run.work / EVENTS_FILE
+        position = events.stat().st_size if events.exists() else 0
+        command = [sys.executable, "-m", "finetune_trainer", "launch"]
+        command += ["--config", str(self._run.config_file), "--sha256", sha256]
+        with (self._run.work / LOG_FILE).open("ab") as log:
+            # Its own session: Ctrl-C reaches this command alone, which asks once and kills on the second request.
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+            before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                while self._child.poll() is None:
+                    position = self._read(events, position)
+                    time.sleep(_POLL_S)
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+        self._read(events, position)
+        return self._result(), self._child.returncode
+
+    def log_tail(self, lines: int = 20) -> str:
+        """Return the end of the trainer's own output."""
+        path = self._run.work / LOG_FILE
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        assert self._child is not None, "internal: a signal before the start"
+        self._stops += 1
+        if self._stops == 1:
+            self._child.send_signal(signal.SIGTERM)
+        else:
+            os.killpg(self._child.pid, signal.SIGKILL)
+
+    def _read(self, events: Path, position: int) -> int:
+        """Hand on every whole line beyond a position and return the new one."""
+        if not events.exists():
+            return position
+        with events.open("rb") as stream:
+            stream.seek(position)
+            data = stream.read()
+        whole = data.rfind(b"\n") + 1
+        for line in data[:whole].splitlines():
+            self._on_event(ProgressEvent.from_json(line))
+        return position + whole
+
+    def _result(self) -> Result | None:
+        try:
+            return Result.from_json((self._run.work / RESULT_FILE).read_bytes())
+        except (OSError, ValueError):
+            return None

@@ -1,0 +1,129 @@
+"""The `finetune` command, also `kubectl finetune`.
+
+Exit codes: 0 Complete, 1 Failed, 2 invalid manifest, 130 interrupted.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune_api.exit_codes import Reason, reason_of
+from finetune_api.progress import ProgressEvent
+from finetune_api.result import Failure, Result
+from finetune_api.spec import FineTuneJob
+from finetune_api.validation import InvalidSpec
+from finetune_cli.display import OutputForm, make_display, outcome_lines
+from finetune_cli.manifest import load_job
+from finetune_cli.resolve import Run, resolve
+
+EXIT_FAILED, EXIT_INVALID, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="finetune",
+    help="Fine-tune a pretrained model from one manifest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The manifest, YAML or JSON.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a field below spec.")]
+Workdir = Annotated[Path | None, typer.Option(help="Work folder; .finetune/NAME beside the manifest by default.")]
+Output = Annotated[OutputForm, typer.Option("--output", "-o", help="text, json (the status at the end) or jsonl.")]
+
+
+@app.command()
+def validate(file: File, sets: Sets = None) -> None:
+    """Check a manifest against the contract."""
+    job, _ = _load(file, sets, None)
+    typer.echo(f"{job.metadata.name}: valid")
+
+
+@app.command()
+def plan(file: File, sets: Sets = None, workdir: Workdir = None, output: Output = "text") -> None:
+    """Show resolved settings with reasons, parameter counts and a memory estimate."""
+    from finetune_cli import inspection  # noqa: PLC0415
+
+    found = _inspect(file, sets, workdir, "plan")
+    _emit_json(found) if output != "text" else inspection.show_plan(found)
+
+
+@app.command()
+def data(file: File, sets: Sets = None, workdir: Workdir = None, output: Output = "text") -> None:
+    """Show samples as the model will see them, lengths, and refused rows."""
+    from finetune_cli import inspection  # noqa: PLC0415
+
+    found = _inspect(file, sets, workdir, "data")
+    _emit_json(found) if output != "text" else inspection.show_data(found)
+
+
+@app.command()
+def run(file: File, workdir: Workdir = None, sets: Sets = None, output: Output = "text") -> None:
+    """Train on this machine. Ctrl-C saves a checkpoint, and the same command continues."""
+    from finetune_cli.follow import Follower  # noqa: PLC0415
+    from finetune_cli.status import StatusBuilder  # noqa: PLC0415
+
+    _, local = _load(file, sets, workdir)
+    display = make_display(output)
+    builder = StatusBuilder(datetime.now(UTC))
+    result = local.finished_before()
+    if result is None:
+
+        def show(event: ProgressEvent) -> None:
+            builder.add(event)
+            display.event(event)
+
+        follower = Follower(local, show)
+        result, code = follower.go()
+        if result is None:
+            result = _without_result(code, follower.log_tail())
+    display.end(result, builder.status(result, datetime.now(UTC)))
+    raise typer.Exit({"Complete": 0, "Failed": EXIT_FAILED, "Interrupted": EXIT_INTERRUPTED}[result.outcome])
+
+
+def _load(file: Path, sets: list[str] | None, workdir: Path | None) -> tuple[FineTuneJob, Run]:
+    try:
+        job = load_job(file, sets or [])
+        return job, resolve(job, file, workdir)
+    except InvalidSpec as error:
+        typer.echo(f"{file}: {len(error.problems)} problem{'s' * (len(error.problems) > 1)}", err=True)
+        for problem in error.problems:
+            typer.echo(f"  {problem}", err=True)
+        raise typer.Exit(EXIT_INVALID) from None
+
+
+def _inspect(file: Path, sets: list[str] | None, workdir: Path | None, verb: str) -> dict[str, object]:
+    from finetune_cli import inspection  # noqa: PLC0415
+
+    _, local = _load(file, sets, workdir)
+    found = dict(inspection.inspect(replace(local, work=inspection.scratch(local.work)), verb))
+    failure = found.get("failure")
+    if failure is not None:
+        for line in outcome_lines(Result(outcome="Failed", failure=Failure.model_validate(failure))):
+            typer.echo(line, err=True)
+        raise typer.Exit(EXIT_FAILED)
+    return found
+
+
+def _without_result(code: int, log: str) -> Result:
+    if code < 0:
+        return Result(outcome="Interrupted")
+    reason = reason_of(code) or Reason.UNKNOWN
+    return Result(outcome="Failed", failure=Failure.of(reason, f"the trainer left no result; its log ends: {log}"))
+
+
+def _emit_json(document: object) -> None:
+    typer.echo(json.dumps(document))
+
+
+def main() -> None:
+    """Run the command."""
+    app(prog_name=Path(sys.argv[0]).name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""`python -m finetune_trainer VERB --config FILE --sha256 HEX`: launch, run, plan or data.
+
+`launch` starts the processes, `run` is one of them; `plan` and `data` print one JSON document. Exit codes are those of
+`finetune_api.exit_codes`.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from finetune_api.exit_codes import COMPLETE, Reason, exit_code
+from finetune_api.result import Failure
+from finetune_api.run_config import DigestMismatch, RunConfig
+from finetune_trainer.errors import ConfigError, Preempted, TrainerError
+from finetune_trainer.launch import Launcher, LaunchSettings, read_config, write_rank_result
+from finetune_trainer.stopping import StopFlag
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Run one verb and return its exit code."""
+    parser = argparse.ArgumentParser(prog="finetune_trainer", description=__doc__)
+    parser.add_argument("verb", choices=("launch", "run", "plan", "data"))
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--sha256", required=True)
+    arguments = parser.parse_args()
+    try:
+        config = read_config(arguments.config, arguments.sha256)
+    except (DigestMismatch, ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return exit_code(Reason.CONFIG_ERROR)
+    if arguments.verb == "launch":
+        return Launcher(arguments.config, arguments.sha256, config, _settings()).run()
+    if arguments.verb == "run":
+        return _run(config)
+    return _inspect(config, arguments.verb)
+
+
+def _settings() -> LaunchSettings:
+    environment = os.environ  # noqa: TID251 - this is the rim
+    log = environment.get("FINETUNE_TERMINATION_LOG")
+    defaults = LaunchSettings()
+    return LaunchSettings(
+        float(environment.get("FINETUNE_STALL_SECONDS", defaults.stall_s)),
+        float(environment.get("FINETUNE_GRACE_SECONDS", defaults.grace_s)),
+        Path(log) if log else None,
+    )
+
+
+def _run(config: RunConfig) -> int:
+    """Run one rank; its result is written whatever happens."""
+    _die_with_parent()
+    stop = StopFlag()
+    stop.listen()
+    environment = os.environ  # noqa: TID251 - this is the rim
+    environment["TOKENIZERS_PARALLELISM"] = "true"
+    environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    rank = int(environment.get("RANK", "0"))
+    from finetune_trainer import run  # noqa: PLC0415 - torch; signals must be taken before it is imported
+
+    which = run.Rank(
+        rank,
+        int(environment.get("LOCAL_RANK", "0")),
+        int(environment.get("WORLD_SIZE", "1")),
+        environment.get("FINETUNE_METRICS_ADDRESS", "127.0.0.1:0"),
+    )
+    progress = run.Progress()
+    try:
+        result = run.train(config, which, stop, progress)
+    except Preempted as error:
+        sys.stderr.write(f"{error.message}\n")
+        result = progress.result("Interrupted")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it gets a reason
+        result = progress.result("Failed", failure=_failure(error, rank))
+    write_rank_result(Path(config.paths.work), rank, result)
+    if result.outcome == "Complete":
+        return COMPLETE
+    return exit_code(Reason.PREEMPTED) if result.failure is None else result.failure.exit_code
+
+
+def _failure(error: Exception, rank: int) -> Failure:
+    if isinstance(error, TrainerError):
+        return Failure.of(error.reason, error.message, error.remedy, rank)
+    traceback.print_exception(error)
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
+        remedy = "Give more memory, or lower training.batchSize or data.maxLength."
+        return Failure.of(Reason.HOST_OUT_OF_MEMORY, f"{name}: {text}", remedy, rank)
+    if name == "OutOfMemoryError":
+        return Failure.of(Reason.DEVICE_OUT_OF_MEMORY, text, "Use a larger GPU, or lower data.maxLength.", rank)
+    if name in {"DistBackendError", "DistNetworkError", "DistStoreError"} or "gloo" in text:
+        reason = Reason.COLLECTIVE_TIMEOUT if "imed out" in text else Reason.RENDEZVOUS_FAILED
+        return Failure.of(reason, text[:500], "Another process ended or cannot be reached.", rank)
+    if isinstance(error, OSError):
+        return Failure.of(Reason.STORAGE_UNAVAILABLE, f"{name}: {text}", "Check space and permissions.", rank)
+    return Failure.of(Reason.UNKNOWN, f"{name}: {text}", "The traceback is in the log.", rank)
+
+
+def _inspect(config: RunConfig, verb: str) -> int:
+    """Print one JSON document; a failure is one too, with the key `failure`."""
+    try:
+        from finetune_trainer import inspect_job  # noqa: PLC0415 - torch
+
+        document = inspect_job.plan(config) if verb == "plan" else inspect_job.show_data(config)
+    except TrainerError as error:
+        failure = Failure.of(error.reason, error.message, error.remedy)
+        sys.stdout.write(json.dumps({"failure": failure.to_dict()}) + "\n")
+        return failure.exit_code
+    sys.stdout.write(json.dumps(document) + "\n")
+    return COMPLETE
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when the launcher dies, so that no rank is left behind."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise ConfigError("the launcher is gone", remedy="Start the run again.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

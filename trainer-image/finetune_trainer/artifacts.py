@@ -1,0 +1,194 @@
+"""Hand the model over: weights in safetensors, tokenizer, model card, and a manifest with the sha256 of every file.
+
+An artifact is written aside, loaded back and compared, and only then renamed to its place: there is no half of one.
+"""
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.checkpoint import sync_folder, write_manifest
+from finetune_trainer.errors import StorageUnavailable, TrainerError
+from finetune_trainer.methods import Prepared
+from finetune_trainer.models import load_folder, load_model
+from finetune_trainer.runtime import Decision
+from finetune_trainer.sources import ModelFiles
+from finetune_trainer.tasks.base import Batch, Task
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+MERGE_TOLERANCE = 2e-4
+"""Largest difference of a score between adapter and merged weights, relative to the largest score: float32 rounding."""
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What an artifact is made from."""
+
+    spec: FineTuneJobSpec
+    task: Task
+    files: ModelFiles
+    prepared: Prepared
+    sample: Batch
+    card: str
+
+
+def default_formats(spec: FineTuneJobSpec) -> Sequence[str]:
+    """Return the forms to write: those of the manifest, else adapter, or full."""
+    return spec.output.formats or (["adapter"] if spec.method.type == "lora" else ["full"])
+
+
+def write_artifact(handover: Handover, place: Path, on_check: Callable[[Decision], None]) -> str:
+    """Write, check and publish an artifact.
+
+    Args:
+        handover: What it is made from.
+        place: Its folder; an older artifact there is replaced.
+        on_check: Told the finding of each comparison.
+
+    Returns:
+        The sha256 of its manifest.
+
+    Raises:
+        StorageUnavailable: It cannot be written.
+        TrainerError: What was loaded back gives other scores; nothing is published.
+    """  # noqa: DOC503
+    aside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    try:
+        aside.mkdir(parents=True)
+        handover.prepared.model.eval()
+        with torch.no_grad():
+            expected = _scores(handover.prepared.model, handover.sample)
+            for form in default_formats(handover.spec):
+                folder = aside / form
+                _WRITERS[form](handover, folder)
+                if form != "adapter":
+                    _write_tokenizer(handover, folder)
+                on_check(_compare(form, expected, _scores(_LOADERS[form](handover, folder), handover.sample)))
+            if "adapter" in default_formats(handover.spec):
+                _write_tokenizer(handover, aside / "adapter")
+        (aside / "README.md").write_text(handover.card, encoding="utf-8")
+        digest = write_manifest(aside)
+        if place.exists():
+            shutil.rmtree(place)
+        aside.rename(place)
+        sync_folder(place.parent)
+    except OSError as error:
+        raise StorageUnavailable(
+            f"{place}: the artifact cannot be written ({error})", remedy="Free space, or choose another output.uri."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(aside, ignore_errors=True)
+    return digest
+
+
+def _scores(model: nn.Module, sample: Batch) -> Tensor:
+    inputs = {name: each for name, each in sample.tensors.items() if name in _INPUTS}
+    return model(**inputs).logits.float()
+
+
+def _compare(form: str, expected: Tensor, found: Tensor) -> Decision:
+    difference = float((expected - found).abs().max() / expected.abs().max().clamp(min=1.0))
+    allowed = MERGE_TOLERANCE if form == "merged" else 0.0
+    if not difference <= allowed:
+        raise TrainerError(
+            f"the {form} artifact was loaded back and its scores differ by {difference:.1e}, {allowed:.0e} is allowed",
+            remedy="Report this with the manifest; nothing was handed over.",
+        )
+    told = "bit for bit" if difference == 0.0 else f"within {difference:.0e}"
+    return Decision("artifact", f"{form} verified", f"loaded back, its scores are the trained model's {told}")
+
+
+def _write_adapter(handover: Handover, folder: Path) -> None:
+    peft: Any = handover.prepared.peft
+    peft.peft_config["default"].base_model_name_or_path = handover.files.uri
+    peft.save_pretrained(str(folder), safe_serialization=True)
+    # peft's own card is a form to fill in; ours stands at the root of the artifact.
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _write_merged(handover: Handover, folder: Path) -> None:
+    """Add the update to the weights, save, and take it off again by restoring the saved bits."""
+    peft: Any = handover.prepared.peft
+    frozen = {name: each.detach().clone() for name, each in handover.prepared.model.named_parameters()}
+    peft.merge_adapter()
+    try:
+        merged = _plain_state(peft)
+    finally:
+        peft.unmerge_adapter()
+        for name, each in handover.prepared.model.named_parameters():
+            each.data.copy_(frozen[name])
+    peft.get_base_model().save_pretrained(str(folder), state_dict=merged)
+
+
+def _plain_state(peft: Any) -> dict[str, Tensor]:
+    """Return the weights under the names that they had before peft wrapped their modules."""
+    state: dict[str, Tensor] = {}
+    for name, each in peft.get_base_model().state_dict().items():
+        if ".lora_" in name or ".original_module." in name:
+            continue
+        state[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = each.detach().clone()
+    return state
+
+
+def _write_full(handover: Handover, folder: Path) -> None:
+    model: Any = handover.prepared.model
+    model.save_pretrained(str(folder))
+
+
+def _load_adapter(handover: Handover, folder: Path) -> nn.Module:
+    from peft import PeftModel  # noqa: PLC0415 - seconds that full fine-tuning does not need
+
+    pretrained = handover.spec.model.weights == "pretrained"
+    base = load_model(handover.files, handover.task.head, pretrained=pretrained, dropout=handover.spec.training.dropout)
+    return PeftModel.from_pretrained(base.model, str(folder)).eval()
+
+
+def _load_plain(handover: Handover, folder: Path) -> nn.Module:
+    return load_folder(folder, handover.task.head).eval()
+
+
+_WRITERS: Mapping[str, Callable[[Handover, Path], None]] = {
+    "adapter": _write_adapter,
+    "merged": _write_merged,
+    "full": _write_full,
+}
+_LOADERS: Mapping[str, Callable[[Handover, Path], nn.Module]] = {
+    "adapter": _load_adapter,
+    "merged": _load_plain,
+    "full": _load_plain,
+}
+
+
+def _write_tokenizer(handover: Handover, folder: Path) -> None:
+    source = handover.files.folder
+    if handover.files.gguf_file is None and (source / "tokenizer.json").exists():
+        for name in _TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copyfile(source / name, folder / name)
+        return
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        str(source), gguf_file=handover.files.gguf_file, local_files_only=True
+    )
+    tokenizer.save_pretrained(str(folder))

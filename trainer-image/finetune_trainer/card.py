@@ -1,0 +1,71 @@
+"""The model card: what the model is, from what it was made, how good it is, and the exact manifest."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.sources import ModelFiles
+
+_USE = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """What the card tells besides the manifest."""
+
+    job: str
+    head: str
+    files: ModelFiles
+    data_digests: Mapping[str, str]
+    rows: Mapping[str, int]
+    steps: int
+    metrics: Mapping[str, float]
+
+
+def model_card(facts: CardFacts, spec: FineTuneJobSpec) -> str:
+    """Return the card as Markdown with the front matter that model hubs read."""
+    revision = f" at `{facts.files.revision}`" if facts.files.revision else ""
+    form = (spec.output.formats or (["adapter"] if spec.method.type == "lora" else ["full"]))[0]
+    use = (
+        f'model = PeftModel.from_pretrained({_USE[facts.head]}.from_pretrained(BASE), "{form}")'
+        if form == "adapter"
+        else f'model = {_USE[facts.head]}.from_pretrained("{form}")'
+    )
+    manifest = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": facts.job},
+        "spec": spec.to_dict(),
+    }
+    lines = [
+        "---",
+        f"base_model: {json.dumps(facts.files.uri)}",
+        f"library_name: {'peft' if form == 'adapter' else 'transformers'}",
+        f"tags: [{spec.task}, {spec.method.type}]",
+        "---",
+        f"# {facts.job}",
+        "",
+        f"`{facts.files.uri}`{revision}, fine-tuned for {spec.task} with {spec.method.type}, {facts.steps} steps.",
+        "",
+        "## Data",
+        *(f"- {name}: {count} rows, sha256 `{facts.data_digests[name]}`" for name, count in facts.rows.items()),
+        "",
+        "## Metrics",
+        *([f"- {name}: {value:.6g}" for name, value in facts.metrics.items()] or ["No rows were held out."]),
+        "",
+        "## Use",
+        "```python",
+        use,
+        "```",
+        "",
+        "## Manifest",
+        "```json",
+        json.dumps(manifest, indent=2, sort_keys=True),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"

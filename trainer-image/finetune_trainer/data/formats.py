@@ -1,0 +1,163 @@
+"""Read rows from files: jsonl, csv, parquet, plain text; a folder is read in the order of its files' names.
+
+Every row knows its file and number, so that every later complaint can name them. What a row means is decided elsewhere.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from finetune_trainer.errors import DataError
+
+MAX_TEXT_BYTES = 2 * 1024 * 1024
+"""A longer text is one file pasted into one row; tokenising it would hang a job for a mistake."""
+_ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: the file's name, its number from 1 in it, and its columns."""
+
+    file: str
+    number: int
+    values: dict[str, Any]
+
+    def refuse(self, found: str, remedy: str) -> NoReturn:
+        """Stop because of this row.
+
+        Args:
+            found: What is wrong with it.
+            remedy: What to do about it.
+
+        Raises:
+            DataError: Always; it names the file and the row.
+        """
+        raise DataError(f"{self.file}, row {self.number}: {found}", remedy=remedy)
+
+
+def files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
+    """List the files behind a path with their formats.
+
+    Args:
+        path: A file, or a folder whose known files are taken in the order of their names.
+        file_format: auto, or the format that every file must have.
+
+    Returns:
+        Pairs of file and format, never none.
+
+    Raises:
+        DataError: Nothing is there, or a file's format cannot be told.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file", remedy="Correct data.*.uri; file:// starts at the manifest.")
+    if path.is_dir():
+        files = [(each, _ENDINGS[each.suffix]) for each in sorted(path.iterdir()) if each.suffix in _ENDINGS]
+        if not files:
+            known = ", ".join(sorted(_ENDINGS))
+            raise DataError(f"{path}: the folder holds no data file", remedy=f"Put files ending in {known} there.")
+        return [(file, found if file_format == "auto" else file_format) for file, found in files]
+    if file_format == "auto" and path.suffix not in _ENDINGS:
+        raise DataError(
+            f"{path}: the format cannot be told from the ending {path.suffix!r}",
+            remedy="Set format to jsonl, csv, parquet or text.",
+        )
+    return [(path, _ENDINGS[path.suffix] if file_format == "auto" else file_format)]
+
+
+def read_rows(path: Path, file_format: str = "auto") -> list[Row]:
+    """Read every row behind a path.
+
+    Args:
+        path: A file or a folder of files.
+        file_format: auto, jsonl, csv, parquet or text.
+
+    Returns:
+        All rows, never none.
+
+    Raises:
+        DataError: A file is missing, empty, damaged or not UTF-8; the message names file and row.
+    """
+    rows: list[Row] = []
+    for file, found in files_of(path, file_format):
+        before = len(rows)
+        rows += _READERS[found](file)
+        if len(rows) == before:
+            raise DataError(f"{file}: the file has no rows", remedy="Write rows into it, or leave it out.")
+    return rows
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    with file.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{file.name}, row {number}: byte {error.start} is not UTF-8 ({raw[error.start]:#04x})",
+                    remedy="Convert the file to UTF-8, for example with iconv -f latin1 -t utf-8.",
+                ) from error
+            yield number, text
+
+
+def _jsonl(file: Path) -> Iterator[Row]:
+    for number, line in _lines(file):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            row = Row(file.name, number, {})
+            row.refuse(f"no valid JSON ({error})", "Write one JSON object per line.")
+        if not isinstance(values, dict):
+            Row(file.name, number, {}).refuse(
+                f"a JSON {type(values).__name__}, not an object", "Write one JSON object per line."
+            )
+        yield Row(file.name, number, values)
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    csv.field_size_limit(2 * MAX_TEXT_BYTES)
+    reader = csv.DictReader((text for _, text in _lines(file)), strict=True, restkey="", restval=None)
+    number = 0
+    try:
+        for number, values in enumerate(reader, start=1):
+            row = Row(file.name, number, values)
+            if "" in values:
+                row.refuse("more cells than the header has columns", "Quote texts that contain the separator.")
+            if None in values.values():
+                row.refuse("fewer cells than the header has columns", "Write every column, empty ones too.")
+            yield row
+    except csv.Error as error:
+        Row(file.name, number + 1, {}).refuse(f"damaged CSV ({error})", 'Write quotes inside a quoted text as "".')
+
+
+def _parquet(file: Path) -> Iterator[Row]:
+    import pyarrow as pa  # noqa: PLC0415 - 0.5 s that other formats do not need
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    number = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches():
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(file.name, number, values)
+    except (pa.ArrowException, OSError) as error:
+        Row(file.name, number + 1, {}).refuse(f"damaged parquet ({error})", "Copy the file again; it may be cut off.")
+
+
+def _text(file: Path) -> Iterator[Row]:
+    for number, line in _lines(file):
+        if text := line.strip():
+            yield Row(file.name, number, {"text": text})
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "parquet": _parquet,
+    "text": _text,
+}

@@ -1,0 +1,102 @@
+"""The three sets of examples: read from addresses, or held out from the training rows, seeded and stratified.
+
+The same manifest holds out the same rows on every run and every number of workers.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune_api.spec import Data, HeldOut
+from finetune_trainer.data.formats import read_rows
+from finetune_trainer.data.schema import Example, to_examples
+from finetune_trainer.errors import DataError
+
+Locate = Callable[[str], Path]
+_TEST_STREAM, _VALIDATION_STREAM = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Examples by use; validation and test may be empty."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+
+    def named(self) -> Mapping[str, list[Example]]:
+        """Return the sets by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def load_splits(data: Data, task: str, seed: int, locate: Locate) -> Splits:
+    """Read every set.
+
+    Args:
+        data: The manifest's data section.
+        task: Name of a task.
+        seed: Decides which rows a fraction holds out.
+        locate: Turns an address into a local path.
+
+    Returns:
+        The sets; no row is in two of them.
+
+    Raises:
+        DataError: A file or row cannot be used, or nothing is left to train on.
+    """  # noqa: DOC502
+
+    def read(uri: str, file_format: str) -> list[Example]:
+        return to_examples(read_rows(locate(uri), file_format), task, data.fields)
+
+    def take(held_out: HeldOut | None, rest: list[Example], stream: int) -> tuple[list[Example], list[Example]]:
+        if held_out is None:
+            return [], rest
+        if held_out.uri is not None:
+            return read(held_out.uri, held_out.format), rest
+        return hold_out(rest, held_out.fraction or 0.0, (seed, stream))
+
+    train = read(data.train.uri, data.train.format)
+    test, train = take(data.test, train, _TEST_STREAM)
+    validation, train = take(data.validation, train, _VALIDATION_STREAM)
+    return Splits(train, validation, test)
+
+
+def hold_out(
+    examples: Sequence[Example], fraction: float, seed: tuple[int, ...]
+) -> tuple[list[Example], list[Example]]:
+    """Split a stratified part off.
+
+    Args:
+        examples: Rows in file order.
+        fraction: Part to hold out, of each label alike where labels repeat.
+        seed: Decides which.
+
+    Returns:
+        The held-out rows and the rest, both in file order.
+
+    Raises:
+        DataError: One of the two would be empty.
+    """
+    strata: dict[object, list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        strata[example.label if isinstance(example.label, str) else None].append(index)
+    rng = np.random.default_rng(seed)
+    chosen: set[int] = set()
+    carry = 0.0
+    for label in sorted(strata, key=str):
+        members = strata[label]
+        wanted = len(members) * fraction + carry
+        count = min(round(wanted), len(members))
+        carry = wanted - count
+        chosen.update(members[i] for i in rng.permutation(len(members))[:count])
+    held = [example for index, example in enumerate(examples) if index in chosen]
+    rest = [example for index, example in enumerate(examples) if index not in chosen]
+    if not held or not rest:
+        raise DataError(
+            f"holding out {fraction:g} of {len(examples)} rows leaves {len(rest)} to train on and {len(held)} to judge",
+            remedy="Give more rows, or another fraction.",
+        )
+    return held, rest

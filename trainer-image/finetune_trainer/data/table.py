@@ -1,0 +1,112 @@
+"""Tokenised rows as flat arrays in memory-mapped files, cached by the content that they came from.
+
+A table has ragged columns (one value per token, all with the same offsets) and dense ones (one vector per row). It is
+written aside and renamed, so a reader never meets half a table.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+INPUT_IDS = "input_ids"
+_VERSION = 3
+_META = "table.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """N tokenised rows.
+
+    `ragged` maps a column to its values over all tokens, [sum of lengths]; `offsets` is [N + 1]; `dense` maps a column
+    to [N, width].
+    """
+
+    offsets: Array
+    ragged: Mapping[str, Array]
+    dense: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Array:
+        """Tokens of each row, [N]."""
+        return np.diff(self.offsets)
+
+    def row(self, column: str, index: int) -> Array:
+        """Return one row of a ragged column, [length]."""
+        return self.ragged[column][self.offsets[index] : self.offsets[index + 1]]
+
+
+def build_table(ragged: Mapping[str, Sequence[Sequence[int]]], dense: Mapping[str, Array]) -> TokenTable:
+    """Flatten rows into a table; every ragged column has the same lengths."""
+    lengths = np.fromiter((len(row) for row in ragged[INPUT_IDS]), dtype=np.int64)
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    flat = {
+        name: np.concatenate([np.asarray(row, dtype=_dtype(name)) for row in rows])
+        if rows
+        else np.zeros(0, dtype=_dtype(name))
+        for name, rows in ragged.items()
+    }
+    return TokenTable(offsets, flat, dense)
+
+
+def cached(folder: Path, key: Mapping[str, Any], build: Callable[[], tuple[TokenTable, Any]]) -> tuple[TokenTable, Any]:
+    """Return the table of a key and JSON notes about it, built at most once.
+
+    Args:
+        folder: Cache folder, shared between jobs.
+        key: Everything that decides the table's content.
+        build: Makes the table and its notes when they are not there.
+
+    Returns:
+        The table, memory-mapped, and the notes.
+    """
+    text = json.dumps({"version": _VERSION, **key}, sort_keys=True)
+    place = folder / "tables" / hashlib.sha256(text.encode()).hexdigest()
+    if not (place / _META).exists():
+        _write(place, *build())
+    return _read(place)
+
+
+def _write(place: Path, table: TokenTable, notes: Any) -> None:
+    aside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    aside.mkdir(parents=True)
+    np.save(aside / "offsets.npy", table.offsets)
+    for name, values in (*table.ragged.items(), *table.dense.items()):
+        np.save(aside / f"{name}.npy", values)
+    meta = {"ragged": sorted(table.ragged), "dense": sorted(table.dense), "notes": notes}
+    (aside / _META).write_text(json.dumps(meta), encoding="utf-8")
+    try:
+        os.replace(aside, place)  # noqa: PTH105 - a rename of a folder fails when another process was first
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read(place: Path) -> tuple[TokenTable, Any]:
+    meta = json.loads((place / _META).read_text(encoding="utf-8"))
+
+    def load(name: str) -> Array:
+        return np.load(place / f"{name}.npy", mmap_mode="r")
+
+    table = TokenTable(
+        np.load(place / "offsets.npy"),
+        {name: load(name) for name in meta["ragged"]},
+        {name: load(name) for name in meta["dense"]},
+    )
+    return table, meta["notes"]
+
+
+def _dtype(column: str) -> type[np.generic]:
+    return np.int32 if column == INPUT_IDS else np.uint8

@@ -1,0 +1,149 @@
+"""Load a model with the head of its task, in float32, from safetensors or GGUF; never pickles, never remote code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from finetune_trainer.errors import ConfigError, ModelNotFound
+from finetune_trainer.sources import ModelFiles
+from finetune_trainer.tasks.base import HeadSpec
+
+_HEADS: Mapping[str, Any] = {
+    "sequence-classification": AutoModelForSequenceClassification,
+    "causal-lm": AutoModelForCausalLM,
+    "masked-lm": AutoModelForMaskedLM,
+}
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "attention_dropout",
+    "dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in float32, and the parameters that were not in its files and start at random."""
+
+    model: PreTrainedModel
+    new_parameters: tuple[str, ...]
+
+
+def load_config(files: ModelFiles, head: HeadSpec, dropout: float | None) -> PretrainedConfig:
+    """Read a model's architecture, with the task's settings.
+
+    Args:
+        files: Where the model is.
+        head: The task's head.
+        dropout: Replaces the model's own dropout when given.
+
+    Returns:
+        The config.
+
+    Raises:
+        ModelNotFound: It is damaged, of an unknown architecture, or of one that has no such head.
+        ConfigError: A dropout is wanted and the architecture has none.
+    """
+    try:
+        config: Any = AutoConfig.from_pretrained(
+            str(files.folder), trust_remote_code=False, local_files_only=True, gguf_file=files.gguf_file
+        )
+    except Exception as error:  # transformers raises whatever its readers raise
+        raise ModelNotFound(
+            f"{files.uri}: the architecture cannot be read ({_first_line(error)})",
+            remedy="Give a model of an architecture that transformers knows; code that comes with a model is refused.",
+        ) from error
+    if type(config) not in _HEADS[head.kind]._model_mapping:  # noqa: SLF001 - the one list of what has which head
+        raise ModelNotFound(
+            f"{files.uri}: a {config.model_type} model has no {head.kind} head", remedy="Choose a model for this task."
+        )
+    for name, value in head.config.items():
+        setattr(config, name, value)
+    if dropout is not None:
+        known = [name for name in _DROPOUTS if hasattr(config, name)]
+        if not known:
+            raise ConfigError(
+                f"spec.training.dropout: a {config.model_type} model has no dropout", remedy="Remove the field."
+            )
+        for name in known:
+            setattr(config, name, dropout)
+    return config
+
+
+def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: float | None = None) -> Loaded:
+    """Load a model.
+
+    Args:
+        files: Where it is.
+        head: The task's head.
+        pretrained: False builds the architecture with random weights.
+        dropout: Replaces the model's own dropout when given.
+
+    Returns:
+        The model in float32 on the CPU.
+
+    Raises:
+        ModelNotFound: The files are damaged or do not hold this model.
+    """
+    config: Any = load_config(files, head, dropout)
+    auto = _HEADS[head.kind]
+    if not pretrained:
+        model = auto.from_config(config, trust_remote_code=False)
+        return Loaded(model.float(), tuple(name for name, _ in model.named_parameters()))
+    try:
+        model, info = auto.from_pretrained(
+            str(files.folder),
+            config=config,
+            gguf_file=files.gguf_file,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors, OS and shape errors share no class
+        raise ModelNotFound(
+            f"{files.uri}: the weights cannot be read ({_first_line(error)})",
+            remedy="Copy the model again; the file is damaged, incomplete or of another shape.",
+        ) from error
+    missing = sorted(info["missing_keys"])
+    prefix = f"{model.base_model_prefix}."
+    backbone = [name for name in missing if name.startswith(prefix) and ".pooler." not in name]
+    if backbone:
+        raise ModelNotFound(
+            f"{files.uri}: {len(backbone)} weights are missing, {backbone[0]} first",
+            remedy="Copy the model again, or set weights: random to train from nothing.",
+        )
+    model.config._name_or_path = files.uri  # noqa: SLF001 - the card must not carry a path of this machine
+    return Loaded(model, tuple(missing))
+
+
+def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
+    """Return how many parameters there are, and how many of them are trained."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def load_folder(folder: Path, head: HeadSpec) -> PreTrainedModel:
+    """Load a model back from an artifact's folder, as a user would."""
+    return _HEADS[head.kind].from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,53 @@
+"""Losses as sums, so that they can be divided by the global count once.
+
+Legend: K supervised tokens, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+_CHUNK_ELEMENTS = 64 * 1024 * 1024
+
+
+def token_losses(
+    hidden_KH: Tensor, targets_K: Tensor, head: Callable[[Tensor], Tensor], label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Score hidden states of supervised tokens.
+
+    The scores of all tokens at once would take K x V floats, twice; chunks are recomputed in the backward pass instead
+    when they are many.
+
+    Args:
+        hidden_KH: Last hidden state at the positions that predict.
+        targets_K: Token ids to predict.
+        head: Hidden states to scores, [*, H] to [*, V].
+        label_smoothing: Probability spread over the vocabulary.
+
+    Returns:
+        Loss of each token in nats, [K], and whether the highest score is the target's, [K].
+    """
+
+    def part(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(hidden).float()
+        losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+        return losses, logits.detach().argmax(dim=-1) == targets
+
+    if len(targets_K) == 0:
+        return hidden_KH.sum(dim=-1), targets_K.bool()
+    vocabulary = _width(head, hidden_KH)
+    rows = max(1, _CHUNK_ELEMENTS // vocabulary)
+    if len(targets_K) <= rows:
+        return part(hidden_KH, targets_K)
+    pairs = zip(hidden_KH.split(rows), targets_K.split(rows), strict=True)
+    results = [checkpoint(part, hidden, targets, use_reentrant=False) for hidden, targets in pairs]
+    losses, right = zip(*results, strict=True)
+    return torch.cat(losses), torch.cat(right)
+
+
+def _width(head: Callable[[Tensor], Tensor], hidden_KH: Tensor) -> int:
+    with torch.no_grad():
+        return head(hidden_KH[:1]).shape[-1]

@@ -1,0 +1,185 @@
+"""From a run configuration to everything that training needs, in the order in which mistakes are cheapest to find.
+
+Data first, then the tokenizer, then the token tables, then the model. `run` trains what this returns; `plan` and `data`
+show it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.run_config import RunConfig
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.checkpoint import sha256_of
+from finetune_trainer.data.formats import files_of
+from finetune_trainer.data.schema import Example
+from finetune_trainer.data.split import Splits, load_splits
+from finetune_trainer.data.table import TokenTable, cached
+from finetune_trainer.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_trainer.errors import ConfigError, DataError, ModelNotFound
+from finetune_trainer.runtime import Decision
+from finetune_trainer.sources import ModelFiles, Places, locate_data, locate_model
+from finetune_trainer.tasks import build_task
+from finetune_trainer.tasks.base import Encoded, Refused, Task
+
+_REFUSED_SHARE = 0.05
+_SHOWN = 5
+_DEFAULT_LENGTH = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Data and tokenizer of a run, ready for the model."""
+
+    splits: Splits
+    files: ModelFiles
+    tokenizer: Tokenizer
+    task: Task
+    encoded: Mapping[str, Encoded]
+    digests: Mapping[str, str]
+    max_length: int
+    decisions: tuple[Decision, ...]
+
+
+def prepare_data(config: RunConfig) -> Prepared:
+    """Read, check and tokenise the data.
+
+    Args:
+        config: The run.
+
+    Returns:
+        The data; sets without rows are left out of `encoded`.
+
+    Raises:
+        ConfigError: The manifest asks for something that the model or the data does not have.
+        DataError: A row or set cannot be used.
+        ModelNotFound: There is no such model.
+    """  # noqa: DOC502
+    spec = config.spec
+    places = Places(Path(config.paths.manifest_folder), Path(config.paths.cache))
+    splits = load_splits(spec.data, spec.task, spec.training.seed, lambda uri: locate_data(uri, places))
+    files = locate_model(spec.model.uri, places)
+    tokenizer = load_tokenizer(files.folder, files.gguf_file)
+    task = build_task(spec, splits, tokenizer)
+    _check_metrics(spec, task)
+    max_length, reason = _max_length(spec, tokenizer, files)
+    digests = _digests(spec, places)
+    key = {
+        "data": {"digests": digests, "spec": spec.data.to_dict(), "seed": spec.training.seed},
+        "task": {"name": task.name, **task.fingerprint()},
+        "tokenizer": hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest(),
+        "template": tokenizer.chat_template,
+        "maxLength": max_length,
+    }
+    encoder = _Encoder(task, tokenizer, max_length, places.cache, key)
+    encoded = {name: encoder.encode(name, rows) for name, rows in splits.named().items() if rows}
+    return Prepared(
+        splits,
+        files,
+        tokenizer,
+        task,
+        encoded,
+        digests,
+        max_length,
+        (Decision("maxLength", str(max_length), reason), *_told(encoded)),
+    )
+
+
+def _check_metrics(spec: FineTuneJobSpec, task: Task) -> None:
+    wanted = [("spec.evaluation.metrics", name) for name in spec.evaluation.metrics]
+    if spec.evaluation.gate:
+        wanted.append(("spec.evaluation.gate.metric", spec.evaluation.gate.metric))
+    if spec.training.early_stopping:
+        wanted.append(("spec.training.earlyStopping.metric", spec.training.early_stopping.metric))
+    for path, name in wanted:
+        if name not in task.metric_names:
+            raise ConfigError(
+                f"{path}: {task.name} has no metric {name!r}", remedy=f"Choose from {', '.join(task.metric_names)}."
+            )
+
+
+def _max_length(spec: FineTuneJobSpec, tokenizer: Tokenizer, files: ModelFiles) -> tuple[int, str]:
+    limits = [limit for limit in (tokenizer.model_max_length, _positions(files)) if limit]
+    limit = min(limits) if limits else _DEFAULT_LENGTH
+    wanted = spec.data.max_length
+    if wanted is None:
+        return limit, "the model's own limit" if limits else "the model states no limit"
+    if limits and wanted > limit:
+        raise ConfigError(
+            f"spec.data.maxLength: the model reads at most {limit} tokens, found {wanted}",
+            remedy=f"Set it to {limit} or less.",
+        )
+    return wanted, "set in the manifest"
+
+
+def _positions(files: ModelFiles) -> int | None:
+    path = files.folder / "config.json"
+    if files.gguf_file is not None or not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings")
+    except (ValueError, AttributeError) as error:
+        raise ModelNotFound(f"{files.uri}: config.json is damaged ({error})", remedy="Copy the model again.") from error
+
+
+def _digests(spec: FineTuneJobSpec, places: Places) -> dict[str, str]:
+    """Return the sha256 of every set's files; a held-out part has the digest of the training rows."""
+    digests: dict[str, str] = {}
+    for name in ("train", "validation", "test"):
+        source = getattr(spec.data, name)
+        if source is None:
+            continue
+        if source.uri is None:
+            digests[name] = digests["train"]
+            continue
+        files = files_of(locate_data(source.uri, places), source.format)
+        whole = "".join(sha256_of(file) for file, _ in files)
+        digests[name] = sha256_of(files[0][0]) if len(files) == 1 else hashlib.sha256(whole.encode()).hexdigest()
+    return digests
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    task: Task
+    tokenizer: Tokenizer
+    max_length: int
+    cache: Path
+    key: Mapping[str, Any]
+
+    def encode(self, name: str, examples: Sequence[Example]) -> Encoded:
+        """Tokenise a set, or take it from the cache; too many refused rows are an error."""
+
+        def build() -> tuple[TokenTable, Any]:
+            found = self.task.encode(examples, self.tokenizer, self.max_length)
+            number = {id(example): index for index, example in enumerate(examples)}
+            notes = {
+                "kept": [number[id(example)] for example in found.examples],
+                "refused": [[number[id(each.example)], each.reason] for each in found.refused],
+                "cut": found.cut,
+            }
+            return found.table, notes
+
+        table, notes = cached(self.cache, {**self.key, "split": name}, build)
+        refused = [Refused(examples[index], reason) for index, reason in notes["refused"]]
+        if len(refused) > _REFUSED_SHARE * len(examples) or len(table) == 0:
+            shown = "; ".join(f"{each.example.place}: {each.reason}" for each in refused[:_SHOWN])
+            raise DataError(
+                f"{len(refused)} of {len(examples)} {name} rows cannot be used ({shown})",
+                remedy=f"Correct them, or raise data.maxLength (now {self.max_length}).",
+            )
+        return Encoded(table, [examples[index] for index in notes["kept"]], refused, notes["cut"])
+
+
+def _told(encoded: Mapping[str, Encoded]) -> list[Decision]:
+    told: list[Decision] = []
+    for name, found in encoded.items():
+        notes = [f"{found.table.lengths.max()} tokens the longest"]
+        if found.cut:
+            notes.append(f"{found.cut} cut")
+        if found.refused:
+            notes.append(f"{len(found.refused)} refused, {found.refused[0].example.place} first")
+        told.append(Decision(f"rows.{name}", str(len(found.table)), ", ".join(notes)))
+    return told

@@ -1,0 +1,306 @@
+"""One process of a run: prepare, prove, train, judge, hand over.
+
+What was measured (threads, number format, micro-batch) is decided once per job, kept in its checkpoints and reused.
+"""
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_api.base import canonical_json
+from finetune_api.names import CHECKPOINTS_DIR, TRACKING_DIR
+from finetune_api.result import ArtifactRef, CheckpointRef, Result
+from finetune_api.run_config import RunConfig, text_digest
+from finetune_trainer import artifacts, certificates, checkpoint, runtime
+from finetune_trainer.card import CardFacts, model_card
+from finetune_trainer.deciding import Deciding
+from finetune_trainer.distributed import Group, join_group
+from finetune_trainer.errors import ConfigError, Preempted
+from finetune_trainer.evaluate import EvaluationStopped, Judge
+from finetune_trainer.gate import check_gate
+from finetune_trainer.loop import Loop, Parts
+from finetune_trainer.methods import Prepared, prepare
+from finetune_trainer.models import load_model, parameter_counts
+from finetune_trainer.preparation import Prepared as Data
+from finetune_trainer.preparation import prepare_data
+from finetune_trainer.reporting import Reporter, open_trackers
+from finetune_trainer.runtime import Decision
+from finetune_trainer.stopping import StopFlag
+
+_COLLECTIVE_TIMEOUT_S = 600.0
+_SAMPLE_ROWS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Which process this is, and where it serves metrics (None: nowhere)."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world: int = 1
+    metrics_address: str | None = None
+
+
+class Progress:
+    """What is known so far, for the result of a run that fails."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.loop: Loop | None = None
+        self.max_steps = 0
+        self.resumed_from: int | None = None
+        self.metrics: dict[str, float] = {}
+
+    def result(self, outcome: Any, **more: Any) -> Result:
+        """Return the result of a run that ends here."""
+        step = self.loop.step if self.loop else 0
+        saved = self.loop.saved_step if self.loop else None
+        place = None if saved is None else CheckpointRef(step=saved, path=f"{CHECKPOINTS_DIR}/step-{saved:08d}")
+        return Result(
+            outcome=outcome,
+            step=step,
+            max_steps=self.max_steps,
+            metrics=self.metrics,
+            checkpoint=place,
+            resumed_from=self.resumed_from,
+            **more,
+        )
+
+
+def train(config: RunConfig, rank: Rank, stop: StopFlag, progress: Progress) -> Result:
+    """Run one process to its end.
+
+    Args:
+        config: The run.
+        rank: Which process this is.
+        stop: Set when the process is asked to stop.
+        progress: Filled while the run goes on.
+
+    Returns:
+        The result of a complete run.
+
+    Raises:
+        TrainerError: The run stopped, for the reason of the error's class.
+    """  # noqa: DOC502
+    work = Path(config.paths.work)
+    work.mkdir(parents=True, exist_ok=True)
+    trackers = open_trackers(list(config.spec.tracking), work / TRACKING_DIR, config.job.name) if rank.rank == 0 else {}
+    reporter = Reporter(work, rank.rank, trackers)
+    group: Group | None = None
+    try:
+        if rank.rank == 0 and rank.metrics_address:
+            reporter.decision(Decision("metrics", reporter.metrics.serve(rank.metrics_address), "Prometheus endpoint"))
+        reporter.phase("data", "reading and tokenising the data")
+        group = join_group(rank.rank, rank.local_rank, rank.world, _COLLECTIVE_TIMEOUT_S)
+        if not group.is_main:
+            group.barrier()
+        data = prepare_data(config)
+        if group.is_main:
+            group.barrier()
+        return _Run(config, data, group, reporter, stop, progress).go()
+    finally:
+        reporter.close()
+        if group is not None:
+            group.close()
+
+
+class _Run:
+    """The steps of a run after its data is ready."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - one caller, five collaborators
+        self, config: RunConfig, data: Data, group: Group, reporter: Reporter, stop: StopFlag, progress: Progress
+    ) -> None:
+        self._config, self._spec = config, config.spec
+        self._data = data
+        self._group = group
+        self._reporter = reporter
+        self._stop = stop
+        self._progress = progress
+        self._folder = Path(config.paths.work) / CHECKPOINTS_DIR
+
+    def go(self) -> Result:
+        for decision in self._data.decisions:
+            self._reporter.decision(decision)
+        state = self._find_state()
+        kept = None if state is None or self._config.micro_batch is not None else state.meta["decided"]
+        deciding = Deciding(self._config, self._group, self._reporter, kept)
+        decided = deciding.machine()
+        prepared = self._model()
+        judge = Judge(
+            self._data.task, self._group, self._autocast(decided["precision"]), self._stop, self._reporter.heartbeat
+        )
+        if any(self._group.gather(self._stop.requested)):
+            raise Preempted("asked to stop before the first step", remedy="Run the same command again.")
+        parts = self._prove(prepared, judge)
+        schedule = deciding.schedule(decided, prepared.model, self._data.encoded["train"].table)
+        self._progress.max_steps = schedule.max_steps
+        loop = Loop(parts, schedule, self._spec.training, self._folder)
+        self._progress.loop = loop
+        self._announce(loop, prepared)
+        base = self._base_metric(state, prepared, judge)
+        meta = {"run": self._fingerprint(), "world": self._group.world, "decided": decided, "base": base}
+        if state is not None:
+            loop.restore(state)
+            self._progress.resumed_from = state.step
+            self._reporter.phase("resumed", f"continues from step {state.step}")
+        self._reporter.phase("training", "training")
+        loop.run(meta)
+        try:
+            self._judge(prepared, judge, loop)
+        except EvaluationStopped:
+            loop.stop_now(meta)
+        gate = self._spec.evaluation.gate
+        if gate is not None:
+            check_gate(gate, self._gate_split(), self._progress.metrics, base)
+        return self._hand_over(prepared, loop)
+
+    def _find_state(self) -> checkpoint.TrainState | None:
+        found = checkpoint.newest_valid(self._folder)
+        for name, why in found.skipped:
+            self._reporter.warning(f"checkpoint {name} is skipped: {why}")
+        if found.path is None:
+            return None
+        state = checkpoint.load(found.path)
+        if state.meta["run"] != self._fingerprint():
+            raise ConfigError(
+                f"{found.path}: this checkpoint was made by another model, data, method or training section",
+                remedy="Choose another --workdir, or delete the old one to start again.",
+            )
+        if state.meta["world"] != self._group.world:
+            self._reporter.warning(
+                f"the checkpoint was made by {state.meta['world']} processes, now there are {self._group.world}: the "
+                "same samples in the same order, but not the same bits"
+            )
+        return state
+
+    def _fingerprint(self) -> str:
+        spec = self._spec.to_dict()
+        parts = {name: spec[name] for name in ("task", "model", "data", "method", "training")}
+        return text_digest(canonical_json({"spec": parts, "data": dict(self._data.digests)}))
+
+    def _model(self) -> Prepared:
+        self._reporter.phase("model", f"loading {self._spec.model.uri}")
+        runtime.seed_everything(self._spec.training.seed)
+        loaded = load_model(
+            self._data.files,
+            self._data.task.head,
+            pretrained=self._spec.model.weights == "pretrained",
+            dropout=self._spec.training.dropout,
+        )
+        if self._data.files.revision:
+            self._reporter.decision(Decision("revision", self._data.files.revision, "the commit that was fetched"))
+        if loaded.new_parameters and self._spec.model.weights == "pretrained":
+            names = ", ".join(loaded.new_parameters[:4])
+            self._reporter.decision(
+                Decision("newWeights", str(len(loaded.new_parameters)), f"not in the model: {names}")
+            )
+        prepared = prepare(self._spec.method, loaded)
+        self._reporter.decision(Decision("trained", prepared.decision, prepared.reason))
+        prepared.model.to(self._group.device)
+        return prepared
+
+    def _prove(self, prepared: Prepared, judge: Judge) -> Parts:
+        """Check on two rows what later numbers rest on, and freeze weights that the task never uses."""
+        parameters = prepared.trainable()
+        table = self._data.encoded["train"].table
+        runtime.seed_everything(self._spec.training.seed)
+        finding, unused = certificates.accumulation_is_exact(
+            self._data.task, prepared.model, parameters, table, self._group.device
+        )
+        self._reporter.decision(finding)
+        for name in unused:
+            parameters.pop(name).requires_grad_(False)
+        if unused:
+            self._reporter.decision(
+                Decision("frozen", str(len(unused)), f"never used: {', '.join(sorted(unused)[:4])}")
+            )
+        self._reporter.decision(certificates.saving_is_lossless(parameters))
+        validation = self._data.encoded.get("validation")
+        return Parts(
+            self._data.task,
+            prepared.model,
+            parameters,
+            self._data.encoded["train"],
+            validation.table if validation else None,
+            self._group,
+            self._reporter,
+            judge,
+            self._stop,
+            judge.autocast,
+        )
+
+    def _announce(self, loop: Loop, prepared: Prepared) -> None:
+        total, trained = parameter_counts(prepared.model)
+        told = f"{loop.sampler.steps_per_epoch} in an epoch"
+        self._reporter.decision(Decision("parameters", f"{trained:,}", f"{100 * trained / total:.2f} % of {total:,}"))
+        self._reporter.decision(Decision("steps", str(self._progress.max_steps), told))
+
+    def _autocast(self, precision: str) -> Callable[[], torch.autocast]:
+        return partial(torch.autocast, self._group.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    def _base_metric(self, state: checkpoint.TrainState | None, prepared: Prepared, judge: Judge) -> float | None:
+        """Judge the untrained model when the gate compares with it."""
+        gate = self._spec.evaluation.gate
+        if gate is None or gate.better_than_base is None:
+            return None
+        if state is not None:
+            return float(state.meta["base"])
+        try:
+            found = judge.metrics(prepared.model, self._data.encoded[self._gate_split()].table)
+        except EvaluationStopped as error:
+            raise Preempted("asked to stop before the first step", remedy="Run the same command again.") from error
+        self._reporter.evaluation("base", 0, found)
+        return found[gate.metric]
+
+    def _gate_split(self) -> str:
+        return "test" if "test" in self._data.encoded else "validation"
+
+    def _judge(self, prepared: Prepared, judge: Judge, loop: Loop) -> None:
+        for split in ("validation", "test"):
+            if split not in self._data.encoded:
+                continue
+            found = judge.metrics(prepared.model, self._data.encoded[split].table)
+            self._reporter.evaluation(split, loop.step, found)
+            wanted = self._spec.evaluation.metrics or list(found)
+            self._progress.metrics |= {f"{split}/{name}": found[name] for name in wanted}
+            gate = self._spec.evaluation.gate
+            if gate and split == self._gate_split():
+                self._progress.metrics[f"{split}/{gate.metric}"] = found[gate.metric]
+
+    def _hand_over(self, prepared: Prepared, loop: Loop) -> Result:
+        place = Path(self._config.paths.output)
+        digest = ""
+        if self._group.is_main:
+            self._reporter.phase("artifact", "writing and checking the artifact")
+            table = self._data.encoded["train"].table
+            rows = torch.arange(min(_SAMPLE_ROWS, len(table))).numpy()
+            rows_by_set = {name: len(found.table) for name, found in self._data.encoded.items()}
+            facts = CardFacts(
+                self._config.job.name,
+                self._data.task.head.kind,
+                self._data.files,
+                self._data.digests,
+                rows_by_set,
+                loop.step,
+                self._progress.metrics,
+            )
+            handover = artifacts.Handover(
+                self._spec,
+                self._data.task,
+                self._data.files,
+                prepared,
+                self._data.task.collate(table, rows, None).to(self._group.device),
+                model_card(facts, self._spec),
+            )
+            digest = artifacts.write_artifact(handover, place, self._reporter.decision)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            self._reporter.decision(Decision("peakMemory", f"{peak:.0f} MiB", "largest resident size of process 0"))
+        self._group.barrier()
+        formats = list(artifacts.default_formats(self._spec))
+        reference = ArtifactRef(uri=self._spec.output.uri or str(place), digest=digest, formats=formats)
+        return self._progress.result("Complete", artifact=reference)

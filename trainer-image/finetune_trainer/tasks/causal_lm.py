@@ -1,0 +1,170 @@
+"""The next token: of plain text, of completions after prompts, or of the assistant's turns in conversations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune_trainer.data.chat import chat_pieces
+from finetune_trainer.data.packing import pack
+from finetune_trainer.data.sampler import Rows
+from finetune_trainer.data.schema import Example
+from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
+from finetune_trainer.data.tokenizer import Tokenizer
+from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused
+from finetune_trainer.tasks.metrics import perplexity
+from finetune_trainer.tasks.token_head import TokenHead, token_predictions
+
+SUPERVISED = "supervised"
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """Cross-entropy over supervised tokens. With `packing`, short rows share a sequence without seeing each other."""
+
+    packing: bool
+    label_smoothing: float
+    pad_id: int = 0
+    name: str = "causal-lm"
+    metric_names: tuple[str, ...] = ("loss", "perplexity", "token_accuracy", "exact_match")
+    head: HeadSpec = field(default_factory=lambda: HeadSpec("causal-lm", {"use_cache": False}))
+    scorer: TokenHead = field(default_factory=lambda: TokenHead(("lm_head", "embed_out"), {"use_cache": False}))
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Packing happens when batches are made, so the encoding depends on the rows alone."""
+        return {}
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> Encoded:
+        """Tokenise examples; `supervised` is 1 where a token is learned. Rows without any are refused."""
+        ids: list[list[int]] = []
+        masks: list[list[int]] = []
+        kept: list[Example] = []
+        refused: list[Refused] = []
+        cut = 0
+        for example, (row, mask) in zip(examples, _tokenise(examples, tokenizer), strict=True):
+            # Position 0 has nothing before it that could predict it.
+            usable = [0, *mask[1:max_length]]
+            if not any(usable):
+                refused.append(Refused(example, f"no learned token within the first {max_length} tokens"))
+                continue
+            cut += len(row) > max_length
+            ids.append(row[:max_length])
+            masks.append(usable)
+            kept.append(example)
+        count = np.array([[sum(mask)] for mask in masks], dtype=np.float32).reshape(len(masks), 1)
+        return Encoded(build_table({INPUT_IDS: ids, SUPERVISED: masks}, {"targets": count}), kept, refused, cut)
+
+    def collate(self, table: TokenTable, rows: Rows, epoch: int | None) -> Batch:  # noqa: ARG002 - nothing is random
+        """Return input_ids [S, T]; the flat positions `select` predict the ids `targets` of the rows `owner`, all [K].
+
+        Padding stands on the right, where causal attention never looks back from a token, so no mask is needed
+        unless rows share a sequence.
+        """
+        lengths = table.lengths[rows]
+        width = int(lengths.max())
+        sequences = pack(lengths.tolist(), width) if self.packing else [[i] for i in range(len(rows))]
+        input_ids = np.full((len(sequences), width), self.pad_id, dtype=np.int64)
+        positions = np.zeros_like(input_ids)
+        segments = np.full_like(input_ids, -1)
+        select: list[np.ndarray] = []
+        targets: list[np.ndarray] = []
+        owner: list[np.ndarray] = []
+        for at, members in enumerate(sequences):
+            start = 0
+            for member in members:
+                row = int(rows[member])
+                tokens = table.row(INPUT_IDS, row)
+                end = start + len(tokens)
+                input_ids[at, start:end] = tokens
+                positions[at, start:end] = np.arange(len(tokens))
+                segments[at, start:end] = member
+                learned = np.flatnonzero(table.row(SUPERVISED, row))
+                select.append(at * width + start + learned - 1)
+                targets.append(tokens[learned].astype(np.int64))
+                owner.append(np.full(len(learned), member, dtype=np.int64))
+                start = end
+        tensors = {
+            INPUT_IDS: torch.from_numpy(input_ids),
+            "select": torch.from_numpy(np.concatenate(select)),
+            "targets": torch.from_numpy(np.concatenate(targets)),
+            "owner": torch.from_numpy(np.concatenate(owner)),
+        }
+        if len(sequences) < len(rows):
+            tensors["position_ids"] = torch.from_numpy(positions)
+            tensors["attention_mask"] = _segment_mask(torch.from_numpy(segments))
+        return Batch(tensors, rows)
+
+    def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> float:  # noqa: ARG002
+        """Supervised tokens."""
+        return float(table.dense["targets"][rows].sum(dtype=np.float64))
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy over the supervised tokens."""
+        return self.scorer.losses(model, batch, self.label_smoothing)[0].sum()
+
+    def predict(self, model: nn.Module, batch: Batch) -> Predictions:
+        """Return each row's summed `loss`, its supervised `tokens` and how many of them are `right`."""
+        losses_K, right_K = self.scorer.losses(model, batch, 0.0)
+        return token_predictions(losses_K, right_K, batch)
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Return loss and perplexity per token, token accuracy and exact match.
+
+        A row matches exactly when the best token is right at every supervised position given the right ones before:
+        that is when greedy decoding from the prompt would write the completion.
+        """
+        tokens = predictions["tokens"].sum()
+        loss = float(predictions["loss"].sum() / tokens)
+        return {
+            "loss": loss,
+            "perplexity": perplexity(loss),
+            "token_accuracy": float(predictions["right"].sum() / tokens),
+            "exact_match": float((predictions["right"] == predictions["tokens"]).mean()),
+        }
+
+    def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
+        """Return the text in pieces that are learned or not."""
+        tokens, mask = table.row(INPUT_IDS, row), table.row(SUPERVISED, row)
+        edges = np.flatnonzero(np.diff(mask)) + 1
+        parts = zip(np.split(tokens, edges), np.split(mask, edges), strict=True)
+        return [Piece(tokenizer.decode(ids.tolist()), supervised=bool(learned[0])) for ids, learned in parts]
+
+    def label_text(self, example: Example) -> str:
+        """Return the completion or the assistant's words."""
+        if example.messages:
+            return " | ".join(each["content"] for each in example.messages if each["role"] == "assistant")
+        return example.completion or ""
+
+
+def _tokenise(examples: Sequence[Example], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+    pieces = [_pieces_of(example, tokenizer) for example in examples]
+    flat = tokenizer.encode_plain([text for row in pieces for text, _ in row])
+    rows: list[tuple[list[int], list[int]]] = []
+    at = 0
+    for row in pieces:
+        ids: list[int] = []
+        mask: list[int] = []
+        for _, learned in row:
+            ids += flat[at]
+            mask += [int(learned)] * len(flat[at])
+            at += 1
+        rows.append((ids, mask))
+    return rows
+
+
+def _pieces_of(example: Example, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+    if example.messages:
+        return chat_pieces(tokenizer, example.messages)
+    start, end = tokenizer.special.get("bos_token", ""), tokenizer.special.get("eos_token", "")
+    if example.completion is not None:
+        return [(start + example.text, False), (example.completion + end, True)]
+    return [(start + example.text + end, True)]
+
+
+def _segment_mask(segments_ST: Tensor) -> Tensor:
+    """Return who may look at whom, [S, 1, T, T] bool: earlier tokens of the same row."""
+    same = segments_ST[:, :, None] == segments_ST[:, None, :]
+    return torch.tril(same)[:, None]

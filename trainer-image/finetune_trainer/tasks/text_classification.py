@@ -1,0 +1,146 @@
+"""A label for a text or a pair of texts: exactly one, or any number of them (multi label)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune_trainer.data.sampler import Rows
+from finetune_trainer.data.schema import Example
+from finetune_trainer.data.split import Splits
+from finetune_trainer.data.table import TokenTable
+from finetune_trainer.data.tokenizer import Tokenizer
+from finetune_trainer.errors import DataError
+from finetune_trainer.tasks import metrics
+from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, dense
+from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, text_pieces
+
+
+@dataclass(frozen=True, slots=True)
+class TextClassification:
+    """One label of `labels`, or any of them when `multi`."""
+
+    labels: tuple[str, ...]
+    multi: bool
+    label_smoothing: float
+    pad_id: int = 0
+    name: str = "text-classification"
+    metric_names: tuple[str, ...] = ("loss", "accuracy", "precision", "recall", "f1")
+
+    @property
+    def head(self) -> HeadSpec:
+        """A classifier over the labels, named in the model's config."""
+        return HeadSpec(
+            "sequence-classification",
+            {
+                "num_labels": len(self.labels),
+                "id2label": dict(enumerate(self.labels)),
+                "label2id": {label: index for index, label in enumerate(self.labels)},
+                "problem_type": "multi_label_classification" if self.multi else "single_label_classification",
+                "pad_token_id": self.pad_id,
+            },
+        )
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Labels decide the dense column."""
+        return {"labels": self.labels, "multi": self.multi}
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> Encoded:
+        """Tokenise the texts; `labels` is [N, 1] class numbers, or [N, C] of 0 and 1."""
+        index = {label: number for number, label in enumerate(self.labels)}
+        labels = np.zeros((len(examples), len(self.labels) if self.multi else 1), dtype=np.float32)
+        for row, example in enumerate(examples):
+            if self.multi:
+                for label in _as_tuple(example.label):
+                    labels[row, index[label]] = 1.0
+            else:
+                labels[row, 0] = index[str(example.label)]
+        return encode_texts(examples, tokenizer, max_length, labels)
+
+    def collate(self, table: TokenTable, rows: Rows, epoch: int | None) -> Batch:  # noqa: ARG002 - nothing is random
+        """Return input_ids, attention_mask, token_type_ids where needed, and labels."""
+        labels = torch.from_numpy(dense(table, "labels", rows))
+        return collate_texts(table, rows, self.pad_id, labels if self.multi else labels[:, 0].long())
+
+    def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> float:  # noqa: ARG002
+        """Rows, or rows times labels when any number of labels may hold."""
+        return float(len(rows) * (table.dense["labels"].shape[1] if self.multi else 1))
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy, or binary cross-entropy of each label."""
+        return self._losses(pooled_logits(model, batch), batch.tensors["labels"], self.label_smoothing).sum()
+
+    def predict(self, model: nn.Module, batch: Batch) -> Predictions:
+        """Return `scores` [B, C], `labels` and each row's mean `loss`."""
+        logits_BC = pooled_logits(model, batch)
+        labels = batch.tensors["labels"]
+        losses = self._losses(logits_BC, labels, 0.0)
+        loss = losses.mean(dim=1) if self.multi else losses
+        return {"scores": logits_BC.cpu().numpy(), "labels": labels.cpu().numpy(), "loss": loss.cpu().numpy()}
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Return loss, accuracy, precision, recall and F1."""
+        judge = metrics.multi_label if self.multi else metrics.single_label
+        loss = float(predictions["loss"].astype(np.float64).mean())
+        return {"loss": loss} | judge(predictions["scores"], predictions["labels"])
+
+    def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
+        """Return the whole text: the label is what is learned."""
+        return text_pieces(table, row, tokenizer)
+
+    def label_text(self, example: Example) -> str:
+        """Return the label or labels."""
+        return ", ".join(_as_tuple(example.label))
+
+    def _losses(self, logits_BC: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        logits_BC = logits_BC.float()
+        if self.multi:
+            smooth = labels * (1.0 - smoothing) + 0.5 * smoothing
+            return F.binary_cross_entropy_with_logits(logits_BC, smooth, reduction="none")
+        return F.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
+
+
+def build(splits: Splits, label_smoothing: float, pad_id: int) -> TextClassification:
+    """Find the labels in the training rows.
+
+    Args:
+        splits: All sets.
+        label_smoothing: Probability spread over all classes.
+        pad_id: Token id to fill with.
+
+    Returns:
+        The task.
+
+    Raises:
+        DataError: There are fewer than two labels, or a held-out row has one that training never sees.
+    """
+    multi = any(isinstance(example.label, tuple) for rows in splits.named().values() for example in rows)
+    labels = sorted({label for example in splits.train for label in _as_tuple(example.label)}, key=_natural)
+    if len(labels) < (1 if multi else 2):
+        raise DataError(
+            f"the training rows hold {len(labels)} label ({', '.join(labels)}), at least two are needed",
+            remedy="Check that the file is complete and data.fields.label names the right column.",
+        )
+    known = set(labels)
+    for name in ("validation", "test"):
+        for example in splits.named()[name]:
+            unseen = [label for label in _as_tuple(example.label) if label not in known]
+            if unseen:
+                raise DataError(
+                    f"{example.place}: the label {unseen[0]!r} of the {name} rows is not among the training labels "
+                    f"({', '.join(labels[:10])})",
+                    remedy="Add training rows with that label, or correct the spelling.",
+                )
+    return TextClassification(tuple(labels), multi, label_smoothing, pad_id)
+
+
+def _as_tuple(label: object) -> tuple[str, ...]:
+    return label if isinstance(label, tuple) else (str(label),)
+
+
+def _natural(label: str) -> tuple[int, int, str]:
+    return (0, int(label), "") if label.isascii() and label.isdigit() else (1, 0, label)

@@ -1,0 +1,80 @@
+"""A number for a text or a pair of texts, learned as it stands in the data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune_trainer.data.sampler import Rows
+from finetune_trainer.data.schema import Example
+from finetune_trainer.data.table import TokenTable
+from finetune_trainer.data.tokenizer import Tokenizer
+from finetune_trainer.tasks import metrics
+from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, dense
+from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, text_pieces
+
+
+@dataclass(frozen=True, slots=True)
+class TextRegression:
+    """Squared error of one output."""
+
+    pad_id: int = 0
+    name: str = "text-regression"
+    metric_names: tuple[str, ...] = ("loss", "mae", "rmse", "r2", "pearson")
+
+    @property
+    def head(self) -> HeadSpec:
+        """One output."""
+        return HeadSpec(
+            "sequence-classification", {"num_labels": 1, "problem_type": "regression", "pad_token_id": self.pad_id}
+        )
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Nothing beyond the texts decides the encoding."""
+        return {}
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> Encoded:
+        """Tokenise the texts; `labels` is [N, 1] numbers."""
+        labels = np.array([[example.label] for example in examples], dtype=np.float32).reshape(len(examples), 1)
+        return encode_texts(examples, tokenizer, max_length, labels)
+
+    def collate(self, table: TokenTable, rows: Rows, epoch: int | None) -> Batch:  # noqa: ARG002 - nothing is random
+        """Return input_ids, attention_mask, token_type_ids where needed, and labels."""
+        return collate_texts(table, rows, self.pad_id, torch.from_numpy(dense(table, "labels", rows)[:, 0]))
+
+    def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> float:  # noqa: ARG002
+        """One number per row."""
+        return float(len(rows))
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Squared error."""
+        return self._errors(model, batch).square().sum()
+
+    def predict(self, model: nn.Module, batch: Batch) -> Predictions:
+        """Return the `predicted` numbers, the `labels` and each row's `loss`."""
+        error = self._errors(model, batch)
+        labels = batch.tensors["labels"]
+        return {
+            "predicted": (error + labels).cpu().numpy(),
+            "labels": labels.cpu().numpy(),
+            "loss": error.square().cpu().numpy(),
+        }
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Return loss (mean squared error), mae, rmse, r2 and pearson."""
+        loss = float(predictions["loss"].astype(np.float64).mean())
+        return {"loss": loss} | metrics.regression(predictions["predicted"], predictions["labels"])
+
+    def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
+        """Return the whole text: the number is what is learned."""
+        return text_pieces(table, row, tokenizer)
+
+    def label_text(self, example: Example) -> str:
+        """Return the number."""
+        return f"{example.label}"
+
+    def _errors(self, model: nn.Module, batch: Batch) -> Tensor:
+        return pooled_logits(model, batch)[:, 0].float() - batch.tensors["labels"]

@@ -1,0 +1,92 @@
+"""Scores only where a token is supervised: for a small model the vocabulary is half of the work.
+
+The backbone runs on everything, the head on the supervised positions. Models that do more than head(backbone(x)), such
+as scaled or capped scores, are found by comparing both ways once, and then take the slow way.
+
+Legend: B rows, T tokens, K supervised tokens, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune_trainer.objectives import token_losses
+from finetune_trainer.tasks.base import Batch, Predictions
+
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+_TOLERANCE = 1e-4
+Head = Callable[[Tensor], Tensor]
+
+
+class TokenHead:
+    """Computes token losses of a model, the short way where it is proven equal."""
+
+    def __init__(self, attributes: tuple[str, ...], extra: Mapping[str, Any]) -> None:
+        """Remember how the head may be called.
+
+        Args:
+            attributes: Names that the head module may have.
+            extra: Further arguments of the model's forward, such as use_cache.
+        """
+        self._attributes = attributes
+        self._extra = extra
+        self._proven: bool | None = None
+
+    def losses(self, model: nn.Module, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """Return the loss of each supervised token, [K], and whether its best score is right, [K]."""
+        if self._proven is None:
+            self._proven = self.equals_model(model, batch)
+        select, targets = batch.tensors["select"], batch.tensors["targets"]
+        if not self._proven:
+            logits_KV = self._full(model, batch).flatten(0, 1)[select].float()
+            losses = F.cross_entropy(logits_KV, targets, reduction="none", label_smoothing=label_smoothing)
+            return losses, logits_KV.detach().argmax(dim=-1) == targets
+        return token_losses(self._hidden(model, batch, select), targets, self._head(model), label_smoothing)
+
+    def equals_model(self, model: nn.Module, batch: Batch) -> bool:
+        """Tell whether head(backbone(x)) is what the model itself computes, on one row of a batch."""
+        if self._find(model) is None:
+            return False
+        one = Batch({name: each[:1] for name, each in batch.tensors.items() if name in _INPUTS}, batch.rows[:1])
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                every = torch.arange(one.tensors["input_ids"].numel(), device=one.tensors["input_ids"].device)
+                ours = self._head(model)(self._hidden(model, one, every))
+                theirs = self._full(model, one).flatten(0, 1)
+                return bool((ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max().clamp(min=1.0))
+        finally:
+            model.train(was_training)
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        return {name: each for name, each in batch.tensors.items() if name in _INPUTS} | dict(self._extra)
+
+    def _full(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model(**self._inputs(batch)).logits
+
+    def _hidden(self, model: nn.Module, batch: Batch, select: Tensor) -> Tensor:
+        backbone: Any = model.base_model
+        return backbone(**self._inputs(batch)).last_hidden_state.flatten(0, 1)[select]
+
+    def _find(self, model: nn.Module) -> nn.Module | None:
+        return next((found for name in self._attributes if (found := getattr(model, name, None)) is not None), None)
+
+    def _head(self, model: nn.Module) -> Head:
+        found = self._find(model)
+        assert found is not None, "internal: the short way was taken for a model without a known head"
+        return found
+
+
+def token_predictions(losses_K: Tensor, right_K: Tensor, batch: Batch) -> Predictions:
+    """Sum over each row's supervised tokens: `loss`, `tokens` and `right`, each [B]."""
+    owner = batch.tensors["owner"]
+    rows = len(batch.rows)
+
+    def per_row(values: Tensor) -> Any:
+        return torch.zeros(rows, dtype=torch.float64).index_add_(0, owner.cpu(), values.double().cpu()).numpy()
+
+    return {"loss": per_row(losses_K), "tokens": per_row(torch.ones_like(losses_K)), "right": per_row(right_K)}
