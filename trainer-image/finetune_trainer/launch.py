@@ -21,6 +21,9 @@ from finetune_api.result import CheckpointRef, Failure, Result
 from finetune_api.run_config import RunConfig
 
 _POLL_S = 0.1
+# Activations of a step are freed and wanted again by the next one. By default glibc returns blocks above 32 MiB to the
+# kernel each time, and faulting their pages in costs 10 to 15 % of a step on a CPU; see docs/decisions/0004-cpu-speed.md.
+_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 _SECONDARY = frozenset({Reason.RENDEZVOUS_FAILED, Reason.COLLECTIVE_TIMEOUT, Reason.PREEMPTED})
 _OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
@@ -72,8 +75,11 @@ class Launcher:
         return [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "finetune_trainer", *verb]
 
     def _environment(self) -> Mapping[str, str]:
-        # The trainer sets its threads itself; torchrun warns unless a number is given.
-        return {"OMP_NUM_THREADS": "1"} | dict(os.environ) if self._config.processes > 1 else dict(os.environ)  # noqa: TID251
+        settings = dict(_ALLOCATOR)
+        if self._config.processes > 1:
+            # The trainer sets its threads itself; torchrun warns unless a number is given.
+            settings["OMP_NUM_THREADS"] = "1"
+        return settings | dict(os.environ)  # noqa: TID251 - the rim
 
     def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop_at = self._stop_at or time.monotonic()
@@ -102,7 +108,7 @@ class Launcher:
         if stalled:
             return self._failed(
                 Reason.STALLED,
-                f"one of {self._config.processes} processes gave no sign of progress for {self._settings.stall_s:.0f} s",
+                f"one of the processes gave no sign of progress for {self._settings.stall_s:.0f} s",
                 "It is started again from the newest checkpoint.",
             )
         found: list[tuple[float, int, Result]] = []

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from finetune_api.spec import Method
+from finetune_trainer.dropout import use_cheap_dropout
 from finetune_trainer.models import Loaded
 
 
@@ -36,5 +37,8 @@ def prepare(method: Method, loaded: Loaded) -> Prepared:
     if method.type == "lora":
         from finetune_trainer.methods.lora import add_lora  # noqa: PLC0415 - peft takes seconds to import
 
-        return add_lora(method, loaded)
-    return Prepared(loaded.model, None, "every weight", "method.type is full")
+        prepared = add_lora(method, loaded)
+    else:
+        prepared = Prepared(loaded.model, None, "every weight", "method.type is full")
+    use_cheap_dropout(prepared.model)
+    return prepared

@@ -10,6 +10,7 @@ from finetune_trainer.data.schema import Example
 from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.tasks.base import Batch, Encoded, Piece, attention_mask, pad
+from finetune_trainer.tasks.first_token import first_token_only
 
 _TYPES = "token_type_ids"
 
@@ -43,7 +44,8 @@ def pooled_logits(model: nn.Module, batch: Batch) -> Tensor:
     inputs = {name: each for name, each in batch.tensors.items() if name != "labels"}
     if "attention_mask" not in inputs:
         inputs["attention_mask"] = torch.ones_like(inputs[INPUT_IDS])
-    return model(**inputs).logits
+    with first_token_only(model):
+        return model(**inputs).logits
 
 
 def text_pieces(table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
