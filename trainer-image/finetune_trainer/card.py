@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from finetune_api.names import API_VERSION, KIND
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.sources import ModelFiles
 
@@ -37,8 +38,8 @@ def model_card(facts: CardFacts, spec: FineTuneJobSpec) -> str:
         else f'model = {_USE[facts.head]}.from_pretrained("{form}")'
     )
     manifest = {
-        "apiVersion": "finetune.dev/v1alpha1",
-        "kind": "FineTuneJob",
+        "apiVersion": API_VERSION,
+        "kind": KIND,
         "metadata": {"name": facts.job},
         "spec": spec.to_dict(),
     }

@@ -1,8 +1,8 @@
 """Dropout with cheap random bits on the CPU.
 
-torch draws one Bernoulli number per element there, 10 % of a small encoder's step. Here 16 random bits per element decide,
-four elements per 64-bit draw of torch's own generator, so `torch.manual_seed` still decides everything. The probability is
-rounded to a multiple of 2^-16 and the scale matches the rounded one: the expectation is exact.
+torch draws one Bernoulli number per element there, 10 % of a small encoder's step. Here 16 random bits per element
+decide, four elements per 64-bit draw of torch's own generator, so `torch.manual_seed` still decides everything. The
+probability is rounded to a multiple of 2^-16, and the scale matches the rounded one: the expectation is exact.
 """
 
 from typing import Any

@@ -22,7 +22,8 @@ from finetune_api.run_config import RunConfig
 
 _POLL_S = 0.1
 # Activations of a step are freed and wanted again by the next one. By default glibc returns blocks above 32 MiB to the
-# kernel each time, and faulting their pages in costs 10 to 15 % of a step on a CPU; see docs/decisions/0004-cpu-speed.md.
+# kernel each time, and faulting their pages in costs 10 to 15 % of a step on a CPU; see
+# docs/decisions/0004-cpu-speed.md.
 _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 _SECONDARY = frozenset({Reason.RENDEZVOUS_FAILED, Reason.COLLECTIVE_TIMEOUT, Reason.PREEMPTED})
 _OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))

@@ -1,8 +1,8 @@
 """The last layer of a BERT-like classifier, computed for the first token alone.
 
-Its head reads nothing but the first token's last hidden state, so the other tokens of the last layer need keys and values
-but no query, output or feed-forward product: 10 of 12 weight products of that layer, the same scores up to rounding. Only
-architectures whose head is known to read the first token are changed, and a test compares each of them.
+Its head reads nothing but the first token's last hidden state, so the other tokens of the last layer need keys and
+values but no query, output or feed-forward product: 10 of 12 weight products of that layer, the same scores up to
+rounding. Only architectures whose head is known to read the first token are changed, and a test compares each of them.
 """
 
 from collections.abc import Iterator

@@ -1,0 +1,246 @@
+import copy
+import json
+import string
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api import names
+from finetune_api.exit_codes import Reason
+from finetune_api.period import InvalidPeriod, parse_period
+from finetune_api.progress import ProgressEvent
+from finetune_api.result import Failure, Result
+from finetune_api.rules import RULES
+from finetune_api.run_config import DigestMismatch, JobIdentity, Paths, RunConfig
+from finetune_api.uri import SCHEMES, InvalidUri, parse_uri
+from finetune_api.validation import InvalidSpec, validate_manifest
+
+GOOD = {
+    "apiVersion": "finetune.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "good"},
+    "spec": {
+        "task": "text-classification",
+        "model": {"uri": "package://some_model"},
+        "data": {"train": {"uri": "file://train.jsonl"}},
+    },
+}
+
+
+def broken(changes: dict[str, object]) -> list[str]:
+    """Return the paths of the problems after changing fields below spec."""
+    document = copy.deepcopy(GOOD)
+    for path, value in changes.items():
+        target = document["spec"]
+        *parents, last = path.split(".")
+        for part in parents:
+            target = target.setdefault(part, {})
+        target[last] = value
+    try:
+        validate_manifest(document)
+    except InvalidSpec as error:
+        return [problem.path for problem in error.problems]
+    return []
+
+
+def test_the_smallest_manifest_is_valid_and_its_defaults_are_those_of_the_schema():
+    job = validate_manifest(GOOD)
+
+    assert job.spec.method.type == "lora"
+    assert job.spec.training.epochs == 3.0
+    assert job.spec.training.batch_size == 32
+
+
+# One example per rule that it refuses; the manifest above is the one that every rule accepts.
+REFUSED = {
+    "data.validation": {"data.validation": {"uri": "file://v.jsonl", "fraction": 0.1}},
+    "data.test": {"data.test": {}},
+    "data.fields": {"data.fields": {"prompt": "p"}},
+    "model.weights": {"model.weights": "random"},
+    "method.rank": {"method": {"type": "full", "rank": 8}},
+    "method.alpha": {"method": {"type": "full", "alpha": 8}},
+    "method.dropout": {"method": {"type": "full", "dropout": 0.1}},
+    "method.targets": {"method": {"type": "full", "targets": "auto"}},
+    "training.maxSteps": {"training.epochs": 1, "training.maxSteps": 5},
+    "training.packing": {"training.packing": True},
+    "training.maskProbability": {"training.maskProbability": 0.2},
+    "training.labelSmoothing": {"task": "text-regression", "training.labelSmoothing": 0.1},
+    "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}},
+    "evaluation.every": {"evaluation.every": "10steps"},
+    "evaluation.gate": {"evaluation.gate": {"metric": "accuracy", "minimum": 0.8}},
+    "output.uri": {"output.uri": "hf://org/name"},
+    "output.formats": {"output.formats": ["full"]},
+    "storage.size": {"storage": {"size": "1Gi", "claimName": "c"}},
+    "storage.storageClassName": {"storage": {"storageClassName": "fast", "claimName": "c"}},
+    "storage.ephemeral": {"storage": {"ephemeral": True}, "workers": {"nodes": 2}},
+    "pod.env[0].name": {"pod.env": [{"name": "FINETUNE_X", "value": "1"}]},
+    "pod.env[0].value": {"pod.env": [{"name": "X"}]},
+    "pod.volumes[0].name": {"pod.volumes": [{"name": "v"}]},
+    "pod.labels": {"pod.labels": {"finetune.dev/job": "x"}},
+    "pod.annotations": {"pod.annotations": {"finetune.dev/run-config": "x"}},
+}
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_a_broken_rule_is_reported_at_its_path(path: str):
+    assert f"spec.{path}" in broken(REFUSED[path])
+
+
+def test_every_rule_has_an_example_that_it_refuses():
+    covered = {path.replace("[0]", "[]") for path in REFUSED}
+
+    assert {f"{rule.scope}.{rule.at}".lstrip(".") for rule in RULES} <= covered
+
+
+def test_all_problems_are_reported_at_once_with_value_and_remedy():
+    document = copy.deepcopy(GOOD)
+    document["spec"] |= {"trainng": 1, "method": {"type": "full", "rank": 8}, "training": {"batchSize": "8"}}
+
+    with pytest.raises(InvalidSpec) as caught:
+        validate_manifest(document)
+
+    assert [problem.path for problem in caught.value.problems] == [
+        "spec.training.batchSize",
+        "spec.trainng",
+        "spec.method.rank",
+    ]
+    assert all(problem.found and problem.remedy for problem in caught.value.problems)
+    assert "did you mean training?" in str(caught.value)
+
+
+HOSTILE = ["$(HOME)", "a\nb", "a\x00b", "../../etc/passwd", "\u202eabc", "; rm -rf /", "\x1b[2J", "{{ x }}"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("path", ["model.uri", "task", "scheduling.queue", "checkpoint.every", "method.targets"])
+def test_a_hostile_text_is_refused_and_escaped_in_the_message(path: str, text: str):
+    document = copy.deepcopy(GOOD)
+    target = document["spec"]
+    *parents, last = path.split(".")
+    for part in parents:
+        target = target.setdefault(part, {})
+    target[last] = text
+
+    with pytest.raises(InvalidSpec) as caught:
+        validate_manifest(document)
+
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ftp://x/y", "file://../x", "file://a/../../b", "s3://user:pw@bucket/k", "hf://a/b/../c", "file://", "x", "hf://"]
+    + ["package://os;import", "pvc://Claim/x", "file://a\nb", "oci://registry"],
+)
+def test_an_address_with_another_scheme_credentials_or_dots_is_refused(text: str):
+    with pytest.raises(InvalidUri):
+        parse_uri(text)
+
+
+@given(st.sampled_from(SCHEMES), st.text(alphabet=string.ascii_lowercase + "/.@:-_", min_size=1, max_size=30))
+def test_an_accepted_address_survives_being_written_and_read(scheme: str, rest: str):
+    try:
+        first = parse_uri(f"{scheme}://{rest}")
+    except InvalidUri:
+        return
+
+    assert parse_uri(str(first)) == first
+    assert ".." not in first.path.split("/")
+
+
+def test_periods_have_one_unit_and_are_above_zero():
+    assert parse_period("5m").seconds == 300
+    assert parse_period("200steps").steps == 200
+    assert parse_period("0.25epoch").epochs == 0.25
+    for wrong in ("0s", "5", "5 m", "-1s", "0.0epoch", "1d", "5m\n"):
+        with pytest.raises(InvalidPeriod):
+            parse_period(wrong)
+
+
+@given(
+    st.text(max_size=6000), st.text(max_size=3000), st.dictionaries(st.text(max_size=40), st.floats(0, 1), max_size=60)
+)
+def test_a_result_always_fits_the_termination_message_and_keeps_its_reason(message: str, remedy: str, metrics: dict):
+    result = Result(outcome="Failed", metrics=metrics, failure=Failure.of(Reason.DATA_ERROR, message, remedy, rank=3))
+
+    text = result.to_json()
+
+    assert len(text.encode()) <= names.TERMINATION_MESSAGE_BYTES
+    back = Result.from_json(text)
+    assert back.failure is not None
+    assert back.failure.reason is Reason.DATA_ERROR
+    assert back.failure.rank == 3
+
+
+def test_a_patched_run_configuration_is_refused_by_its_digest():
+    paths = Paths(work="/w", output="/o", cache="/c", manifest_folder="/m")
+    config = RunConfig(job=JobIdentity(name="a"), spec=validate_manifest(GOOD).spec, paths=paths)
+    text, digest = config.to_json(), config.digest()
+
+    assert RunConfig.from_json(text, sha256=digest) == config
+    with pytest.raises(DigestMismatch):
+        RunConfig.from_json(text.replace('"batchSize":32', '"batchSize":64'), sha256=digest)
+
+
+@settings(max_examples=500)
+@given(st.text(alphabet=string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=253), st.uuids())
+def test_names_of_jobs_are_valid_labels_and_differ_by_uid_and_attempt(name: str, uid: object):
+    first, second = names.job_name(name, str(uid), 1), names.job_name(name, str(uid), 2)
+
+    assert first != second
+    assert len(first) <= names.MAX_JOB_NAME
+    assert first[0].isalnum()
+    assert first[-1].isalnum()
+    assert set(first) <= set(string.ascii_lowercase + string.digits + "-")
+
+
+def test_an_event_is_one_line_whatever_its_message():
+    event = ProgressEvent(kind="warning", at="2026-01-01T00:00:00Z", message="a\nb\ud800\x1b[1m")
+
+    assert "\n" not in event.to_json()
+    assert ProgressEvent.from_json(event.to_json()).kind == "warning"
+
+
+def test_the_crd_is_structural_small_and_describes_every_field(pytestconfig: pytest.Config):
+    path = pytestconfig.rootpath / "crds" / "finetunejobs.finetune.dev.yaml"
+    crd = yaml.safe_load(path.read_text())
+    version = crd["spec"]["versions"][0]
+    schema = version["schema"]["openAPIV3Schema"]
+
+    assert path.stat().st_size < 200_000
+    assert len(schema["properties"]["spec"]["x-kubernetes-validations"]) >= 20
+    assert [each["jsonPath"] for each in version["selectableFields"]] == [".spec.task", ".status.phase"]
+    for where, field in walk(schema["properties"]["spec"], "spec"):
+        assert field.get("description"), where
+        assert not {"$ref", "anyOf", "title", "const"} & set(field) or "x-kubernetes-int-or-string" in field, where
+
+
+def walk(schema: dict, path: str):
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}.{name}", field
+        yield from walk(field, f"{path}.{name}")
+        yield from walk(field.get("items", {}), f"{path}.{name}[]")
+
+
+def test_no_default_of_the_schema_breaks_a_rule_of_another_task_or_method():
+    for task in ("text-classification", "text-regression", "causal-lm", "masked-lm"):
+        for method in ("lora", "full"):
+            assert broken({"task": task, "method.type": method}) == []
+
+
+def test_the_contract_names_its_labels_in_one_place(pytestconfig: pytest.Config):
+    literal = '"finetune' + ".dev/"
+    sources = [
+        path for folder in ("operator", "trainer-image") for path in (pytestconfig.rootpath / folder).rglob("*.py")
+    ]
+    offenders = [path.name for path in sources if literal in path.read_text()]
+
+    assert offenders == []
+
+
+def test_reasons_survive_json():
+    failure = Failure.of(Reason.STALLED, "m")
+
+    assert json.loads(failure.model_dump_json())["reason"] == "Stalled"
