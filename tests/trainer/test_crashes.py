@@ -96,7 +96,7 @@ def test_thirty_kills_at_random_moments_end_in_the_weights_of_the_undisturbed_ru
     while len(steps) < KILLS:
         pid = server.start(killed)
         # So short that the steps of the whole run are spread over the kills.
-        time.sleep(rng.uniform(0.0, rest_s + 2 * (whole_s - rest_s) / KILLS))
+        time.sleep(rng.uniform(0.5, 1.2) * rest_s + rng.uniform(0.0, 0.15) * (whole_s - rest_s))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         if server.wait() != 0:
