@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -161,22 +162,19 @@ def measure_peer(case: dict[str, Any], work: Path, python: str) -> Measured:
 
 def timed(command: list[str]) -> tuple[float, float, str, float]:
     """Run a command; return start, seconds, standard output, and the largest process's peak in MiB."""
-    started = time.time()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     peak = 0.0
-    lines: list[str] = []
-    os.set_blocking(child.stdout.fileno(), False)
-    os.set_blocking(child.stderr.fileno(), False)
-    errors: list[str] = []
-    while child.poll() is None:
-        time.sleep(0.2)
-        lines.append(child.stdout.read() or "")
-        errors.append(child.stderr.read() or "")
-        peak = max(peak, largest_rss(child.pid))
-    lines.append(child.stdout.read() or "")
-    if child.returncode != 0:
-        raise SystemExit(f"{command} ended with {child.returncode}\n{''.join(errors)[-3000:]}{''.join(lines)[-2000:]}")
-    return started, time.time() - started, "".join(lines), peak
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        started = time.time()
+        child = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT)
+        while child.poll() is None:
+            time.sleep(0.2)
+            peak = max(peak, largest_rss(child.pid))
+        wall_s = time.time() - started
+        output.seek(0)
+        errors.seek(0)
+        if child.returncode != 0:
+            raise SystemExit(f"{command} ended with {child.returncode}\n{errors.read()[-3000:]}{output.read()[-2000:]}")
+        return started, wall_s, output.read(), peak
 
 
 def largest_rss(pid: int) -> float:

@@ -5,7 +5,7 @@ values but no query, output or feed-forward product: 10 of 12 weight products of
 rounding. Only architectures whose head is known to read the first token are changed, and a test compares each of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ _KNOWN = frozenset(
 
 
 @contextmanager
-def first_token_only(model: nn.Module) -> Iterator[None]:
+def first_token_only(model: nn.Module) -> Generator[None]:
     """Change a model's last layer inside the block; models of other architectures are left alone."""
     found: Any = model
     if type(model).__name__ not in _KNOWN or found.config.is_decoder or found.config._attn_implementation != "sdpa":  # noqa: SLF001 - what transformers itself reads
