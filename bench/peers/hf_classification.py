@@ -24,10 +24,10 @@ sets = load_dataset("csv", data_files={"train": str(work / "train.csv"), "test":
 def encode(rows):
     padding = "max_length" if mode == "pad-to-max" else False
     found = tokenizer(rows["text"], truncation=True, max_length=128, padding=padding)
-    return {**found, "label": [int(label == "positive") for label in rows["label"]]}
+    return {**found, "labels": [int(label == "positive") for label in rows["label"]]}
 
 
-sets = sets.map(encode, batched=True, remove_columns=["text"])
+sets = sets.map(encode, batched=True, remove_columns=["text", "label"])
 model = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=2)
 bf16 = mode == "grouped" and "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 arguments = TrainingArguments(
