@@ -27,7 +27,7 @@ arguments = TrainingArguments(
     weight_decay=0.01,
     report_to=[],
     save_strategy="no",
-    seed=42,
+    seed=int(sys.argv[3]),
 )
 clock = Clock()
 trainer = Trainer(

