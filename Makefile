@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 demo: env ## Train the example sentiment model, from the manifest to a checked artifact
 	.venv/bin/finetune run examples/movie-sentiment.yaml
 
-test: env ## Run every test
+test: env ## Run every test; needs Go for those against a real API server
 	$(PY) -m pytest
 
 check: env ## Lint, format, types, docstrings, import rules
@@ -41,7 +41,10 @@ generate: env ## Regenerate the CRD and the reference page from the models
 verify: generate ## Regenerate everything generated, then fail on a difference
 	git diff --exit-code -- crds docs/reference
 
+cluster-binaries: env ## Build the test cluster's etcd and Kubernetes from Go modules into the cache, once
+	$(PY) tests/control_plane/binaries/build.py
+
 bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only if every bar is met
 	$(PYTHON) bench/trainer.py
 
-.PHONY: help env demo test check format generate verify bench-trainer
+.PHONY: help env demo test check format generate verify cluster-binaries bench-trainer

@@ -41,6 +41,8 @@ def _present(path: str) -> str:
 
 
 def _literal(value: str | float) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "'" + value.replace("'", "\\'") + "'" if isinstance(value, str) else str(value)
 
 

@@ -16,30 +16,13 @@ from finetune_api.rules import RULES
 from finetune_api.run_config import DigestMismatch, JobIdentity, Paths, RunConfig
 from finetune_api.uri import SCHEMES, InvalidUri, parse_uri
 from finetune_api.validation import InvalidSpec, validate_manifest
-
-GOOD = {
-    "apiVersion": "finetune.dev/v1alpha1",
-    "kind": "FineTuneJob",
-    "metadata": {"name": "good"},
-    "spec": {
-        "task": "text-classification",
-        "model": {"uri": "package://some_model"},
-        "data": {"train": {"uri": "file://train.jsonl"}},
-    },
-}
+from support.manifests import GOOD, REFUSED, changed
 
 
 def broken(changes: dict[str, object]) -> list[str]:
     """Return the paths of the problems after changing fields below spec."""
-    document = copy.deepcopy(GOOD)
-    for path, value in changes.items():
-        target = document["spec"]
-        *parents, last = path.split(".")
-        for part in parents:
-            target = target.setdefault(part, {})
-        target[last] = value
     try:
-        validate_manifest(document)
+        validate_manifest(changed(changes))
     except InvalidSpec as error:
         return [problem.path for problem in error.problems]
     return []
@@ -51,36 +34,6 @@ def test_the_smallest_manifest_is_valid_and_its_defaults_are_those_of_the_schema
     assert job.spec.method.type == "lora"
     assert job.spec.training.epochs == 3.0
     assert job.spec.training.batch_size == 32
-
-
-# One example per rule that it refuses; the manifest above is the one that every rule accepts.
-REFUSED = {
-    "data.validation": {"data.validation": {"uri": "file://v.jsonl", "fraction": 0.1}},
-    "data.test": {"data.test": {}},
-    "data.fields": {"data.fields": {"prompt": "p"}},
-    "model.weights": {"model.weights": "random"},
-    "method.rank": {"method": {"type": "full", "rank": 8}},
-    "method.alpha": {"method": {"type": "full", "alpha": 8}},
-    "method.dropout": {"method": {"type": "full", "dropout": 0.1}},
-    "method.targets": {"method": {"type": "full", "targets": "auto"}},
-    "training.maxSteps": {"training.epochs": 1, "training.maxSteps": 5},
-    "training.packing": {"training.packing": True},
-    "training.maskProbability": {"training.maskProbability": 0.2},
-    "training.labelSmoothing": {"task": "text-regression", "training.labelSmoothing": 0.1},
-    "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}},
-    "evaluation.every": {"evaluation.every": "10steps"},
-    "evaluation.gate": {"evaluation.gate": {"metric": "accuracy", "minimum": 0.8}},
-    "output.uri": {"output.uri": "hf://org/name"},
-    "output.formats": {"output.formats": ["full"]},
-    "storage.size": {"storage": {"size": "1Gi", "claimName": "c"}},
-    "storage.storageClassName": {"storage": {"storageClassName": "fast", "claimName": "c"}},
-    "storage.ephemeral": {"storage": {"ephemeral": True}, "workers": {"nodes": 2}},
-    "pod.env[0].name": {"pod.env": [{"name": "FINETUNE_X", "value": "1"}]},
-    "pod.env[0].value": {"pod.env": [{"name": "X"}]},
-    "pod.volumes[0].name": {"pod.volumes": [{"name": "v"}]},
-    "pod.labels": {"pod.labels": {"finetune.dev/job": "x"}},
-    "pod.annotations": {"pod.annotations": {"finetune.dev/run-config": "x"}},
-}
 
 
 @pytest.mark.parametrize("path", REFUSED)

@@ -1,0 +1,148 @@
+"""A real etcd, kube-apiserver and kube-controller-manager on loopback: no nodes, everything else as in a cluster."""
+
+import json
+import secrets
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+START_S = 60.0
+
+
+class ControlPlane:
+    """The servers of one test session."""
+
+    def __init__(self, binary: Path, folder: Path):
+        self.binary, self.folder = binary, folder
+        self.token = secrets.token_hex(16)
+        self.etcd_port, self.peer_port, self.api_port = free_ports(3)
+        self.url = f"https://127.0.0.1:{self.api_port}"
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
+        (self.folder / "sa.key").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+        (self.folder / "tokens.csv").write_text(f'{self.token},admin,admin,"system:masters"\n')
+        self._start_etcd()
+        self._start_apiserver()
+        self._await_ready()
+        self._write_kubeconfig()
+        self._start_controllers()
+
+    def stop(self) -> None:
+        for child in reversed(self.children.values()):
+            child.terminate()
+        for child in self.children.values():
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def client(self) -> httpx.Client:
+        """Return a client with every right."""
+        context = ssl.create_default_context(cafile=str(self.folder / "certs" / "apiserver.crt"))
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.Client(base_url=self.url, headers=headers, verify=context, trust_env=False, timeout=30)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl of the same version and return its output."""
+        command = [str(self.binary), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.folder / "kubeconfig"
+
+    def _start_etcd(self) -> None:
+        client, peer = (f"http://127.0.0.1:{port}" for port in (self.etcd_port, self.peer_port))
+        self._start(
+            "etcd",
+            f"--data-dir={self.folder / 'etcd'}",
+            "--unsafe-no-fsync",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+        )
+
+    def _start_apiserver(self) -> None:
+        key = self.folder / "sa.key"
+        self._start(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
+            f"--secure-port={self.api_port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={self.folder / 'certs'}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            f"--token-auth-file={self.folder / 'tokens.csv'}",
+            "--authorization-mode=Node,RBAC",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--allow-privileged",
+        )
+
+    def _start_controllers(self) -> None:
+        self._start(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--service-account-private-key-file={self.folder / 'sa.key'}",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--kube-api-qps=400",
+            "--kube-api-burst=800",
+        )
+
+    def _start(self, name: str, *flags: str) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            command = [str(self.binary), name, *flags]
+            self.children[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _await_ready(self) -> None:
+        until = time.monotonic() + START_S
+        while time.monotonic() < until:
+            for name, child in self.children.items():
+                if child.poll() is not None:
+                    raise AssertionError(f"{name} ended: {(self.folder / f'{name}.log').read_text()[-3000:]}")
+            try:
+                with self.client() as client:
+                    if client.get("/readyz").status_code == httpx.codes.OK:
+                        return
+            except (httpx.TransportError, OSError):
+                time.sleep(0.1)
+        raise AssertionError(f"no API server after {START_S} s; see {self.folder}")
+
+    def _write_kubeconfig(self) -> None:
+        name = "test"
+        certificate = str(self.folder / "certs" / "apiserver.crt")
+        document: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": name,
+            "clusters": [{"name": name, "cluster": {"server": self.url, "certificate-authority": certificate}}],
+            "users": [{"name": name, "user": {"token": self.token}}],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        }
+        self.kubeconfig.write_text(json.dumps(document))
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody listens on; they are held until all are known."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports

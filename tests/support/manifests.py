@@ -1,0 +1,86 @@
+"""Manifests that are accepted, and for every rule between fields one that is refused."""
+
+import copy
+from typing import Any
+
+GOOD: dict[str, Any] = {
+    "apiVersion": "finetune.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "good"},
+    "spec": {
+        "task": "text-classification",
+        "model": {"uri": "package://some_model"},
+        "data": {"train": {"uri": "file://train.jsonl"}},
+    },
+}
+
+
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the smallest good manifest with fields below its spec changed."""
+    document: dict[str, Any] = copy.deepcopy(GOOD)
+    for path, value in changes.items():
+        target = document["spec"]
+        *parents, last = path.split(".")
+        for part in parents:
+            target = target.setdefault(part, {})
+        target[last] = value
+    return document
+
+
+# One example per rule that it refuses; the manifest above is the one that every rule accepts.
+REFUSED: dict[str, dict[str, Any]] = {
+    "data.validation": {"data.validation": {"uri": "file://v.jsonl", "fraction": 0.1}},
+    "data.test": {"data.test": {}},
+    "data.fields": {"data.fields": {"prompt": "p"}},
+    "model.weights": {"model.weights": "random"},
+    "method.rank": {"method": {"type": "full", "rank": 8}},
+    "method.alpha": {"method": {"type": "full", "alpha": 8}},
+    "method.dropout": {"method": {"type": "full", "dropout": 0.1}},
+    "method.targets": {"method": {"type": "full", "targets": "auto"}},
+    "training.maxSteps": {"training.epochs": 1, "training.maxSteps": 5},
+    "training.packing": {"training.packing": True},
+    "training.maskProbability": {"training.maskProbability": 0.2},
+    "training.labelSmoothing": {"task": "text-regression", "training.labelSmoothing": 0.1},
+    "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}},
+    "evaluation.every": {"evaluation.every": "10steps"},
+    "evaluation.gate": {"evaluation.gate": {"metric": "accuracy", "minimum": 0.8}},
+    "output.uri": {"output.uri": "hf://org/name"},
+    "output.formats": {"output.formats": ["full"]},
+    "storage.size": {"storage": {"size": "1Gi", "claimName": "c"}},
+    "storage.storageClassName": {"storage": {"storageClassName": "fast", "claimName": "c"}},
+    "storage.ephemeral": {"storage": {"ephemeral": True}, "workers": {"nodes": 2}},
+    "pod.env[0].name": {"pod.env": [{"name": "FINETUNE_X", "value": "1"}]},
+    "pod.env[0].value": {"pod.env": [{"name": "X"}]},
+    "pod.volumes[0].name": {"pod.volumes": [{"name": "v"}]},
+    "pod.labels": {"pod.labels": {"finetune.dev/job": "x"}},
+    "pod.annotations": {"pod.annotations": {"finetune.dev/run-config": "x"}},
+}
+
+# The legal use of the same fields.
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "data.validation": {"data.validation": {"fraction": 0.1}},
+    "data.test": {"data.test": {"uri": "file://t.jsonl"}},
+    "data.fields": {"data.fields": {"text": "review", "label": "stars"}},
+    "model.weights": {"model.weights": "random", "method.type": "full"},
+    "method.rank": {"method.rank": 8},
+    "method.alpha": {"method.alpha": 8.5},
+    "method.dropout": {"method.dropout": 0.1},
+    "method.targets": {"method.targets": "query,value"},
+    "training.maxSteps": {"training.maxSteps": 5},
+    "training.packing": {"task": "causal-lm", "training.packing": True},
+    "training.maskProbability": {"task": "masked-lm", "training.maskProbability": 0.2},
+    "training.labelSmoothing": {"training.labelSmoothing": 0.1},
+    "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}, "data.validation": {"fraction": 0.1}},
+    "evaluation.every": {"evaluation.every": "10steps", "data.validation": {"fraction": 0.1}},
+    "evaluation.gate": {
+        "evaluation.gate": {"metric": "accuracy", "betterThanBase": 0.1},
+        "data.test": {"fraction": 0.1},
+    },
+    "output.uri": {"output.uri": "pvc://models/good"},
+    "output.formats": {"output.formats": ["full"], "method.type": "full"},
+    "storage.size": {"storage": {"size": "1Gi", "storageClassName": "fast"}},
+    "storage.ephemeral": {"storage": {"ephemeral": True}},
+    "pod.env": {"pod.env": [{"name": "X", "value": "$(HOME)"}]},
+    "pod.volumes": {"pod.volumes": [{"name": "v", "emptyDir": {}}]},
+    "pod.labels": {"pod.labels": {"team": "a"}},
+}
