@@ -33,7 +33,6 @@ _COLUMNS = (
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Model", "string", ".spec.model.uri", 1),
     ("Method", "string", ".spec.method.type", 1),
-    ("GPUs", "string", ".spec.workers.resources.limits.nvidia\\.com/gpu", 1),
     ("Queue", "string", ".spec.scheduling.queue", 1),
     ("Artifact", "string", ".status.result.artifact.uri", 1),
 )
@@ -63,7 +62,8 @@ def _documented(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
 class Structural:
     """Turns one model into a structural schema."""
 
-    def __init__(self, root: type[BaseModel]) -> None:
+    def __init__(self, root: type[BaseModel], *, defaults: bool = True) -> None:
+        self.defaults = defaults
         self.docs = field_docs()
         self.schema = root.model_json_schema(by_alias=True)
         self.definitions: dict[str, Any] = self.schema.get("$defs", {})
@@ -80,8 +80,10 @@ class Structural:
             key = field.alias or name
             converted = self._value(schema["properties"][key])
             converted = {"description": self.docs[(_owner(model, name), name)]} | converted
-            if field.default_factory is not None and converted.get("properties"):
+            if self.defaults and field.default_factory is not None and converted.get("properties"):
                 converted["default"] = {}
+            if not self.defaults:
+                converted.pop("default", None)
             properties[key] = converted
         out: dict[str, Any] = {"type": "object", "properties": properties}
         if required := schema.get("required"):
@@ -153,8 +155,10 @@ def crd() -> dict[str, Any]:
     """Return the CustomResourceDefinition."""
     spec = Structural(FineTuneJobSpec).root()
     _add_rules(spec)
-    conditions = Structural(status.FineTuneJobStatus).root()
-    conditions["properties"]["conditions"] |= {
+    # The API server would write a default of the status as if the operator had said it: an observedGeneration of 0 in a
+    # condition makes `kubectl wait` wait for ever, since it reads the condition as older than the spec.
+    told = Structural(status.FineTuneJobStatus, defaults=False).root()
+    told["properties"]["conditions"] |= {
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
     }
@@ -167,7 +171,7 @@ def crd() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": spec | {"description": "What is wanted."},
-            "status": conditions | {"description": "The truth about the job; the operator alone writes it."},
+            "status": told | {"description": "The truth about the job; the operator alone writes it."},
         },
         "x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in TRANSITIONS],
     }

@@ -8,7 +8,8 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
@@ -85,21 +86,32 @@ def validate_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
 
 
 def with_defaults(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a wire object with the schema's defaults filled in, as the API server does before it checks the rules."""
-    filled = dict(value)
+    """Return a wire object with the schema's defaults filled in, as the API server does before it checks the rules.
+
+    A null counts as absent. Objects inside a list are filled in too, but an absent list or map stays absent.
+    """
+    filled = {key: each for key, each in value.items() if each is not None}
     for name, field in model.model_fields.items():
         key = field.alias or name
-        nested = _nested(field.annotation)
+        nested = _object(field.annotation)
         if key not in filled and nested is not None and field.default_factory is not None:
             filled[key] = {}
         if key not in filled:
             if field.default is not PydanticUndefined and field.default is not None:
                 filled[key] = field.default
-        elif nested is not None and isinstance(filled[key], Mapping):
-            filled[key] = with_defaults(nested, filled[key])
+        else:
+            filled[key] = _filled(field.annotation, filled[key])
     if model.__name__ == "Training" and filled.get("maxSteps") is None and filled.get("epochs") is None:
         filled["epochs"] = DEFAULT_EPOCHS
     return filled
+
+
+def _filled(annotation: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        item = _item(annotation)
+        return [_filled(item, each) for each in cast("list[Any]", value)] if item is not None else cast("Any", value)
+    nested = _object(annotation)
+    return with_defaults(nested, cast("Mapping[str, Any]", value)) if nested and isinstance(value, Mapping) else value
 
 
 def show(value: Any) -> str:
@@ -158,6 +170,22 @@ def _suggest(location: tuple[int | str, ...]) -> str:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for each in get_args(annotation) if (found := _nested(each)) is not None), None)
+    return _object(annotation) or _object(_item(annotation))
+
+
+def _object(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a field holds; None for a list of models."""
+    for each in (annotation, *_alternatives(annotation)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each
+    return None
+
+
+def _item(annotation: Any) -> Any:
+    """Return what a list field lists; None when it is no list."""
+    lists = (each for each in (annotation, *_alternatives(annotation)) if get_origin(each) is list)
+    return next((get_args(each)[0] for each in lists), None)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in {Annotated, Union, UnionType} else ()

@@ -12,7 +12,7 @@ import yaml
 from finetune_api.rules import TRANSITIONS
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.validation import InvalidSpec, validate_manifest, with_defaults
-from support.manifests import ACCEPTED, GOOD, REFUSED, changed
+from support.manifests import ACCEPTED, GOOD, LISTS, REFUSED, changed
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,9 +48,12 @@ def test_what_the_models_refuse_the_api_server_refuses_at_the_same_path(api: htt
     assert {problem.path for problem in caught.value.problems} & told, told
 
 
-def test_the_api_server_fills_in_the_defaults_that_the_models_have(api: httpx.Client, namespace: str):
-    stored = create(api, namespace, GOOD).json()["spec"]
-    ours = with_defaults(FineTuneJobSpec, GOOD["spec"])
+@pytest.mark.parametrize("document", [GOOD, changed(LISTS)], ids=["smallest", "lists"])
+def test_the_api_server_fills_in_the_defaults_that_the_models_have(
+    api: httpx.Client, namespace: str, document: dict[str, Any]
+):
+    stored = create(api, namespace, document).json()["spec"]
+    ours = with_defaults(FineTuneJobSpec, document["spec"])
     # The one default that is no schema's: a length when neither epochs nor maxSteps is given.
     ours["training"].pop("epochs")
 
@@ -176,6 +179,19 @@ def test_kubectl_get_shows_phase_progress_loss_and_reason(cluster, api: httpx.Cl
 
     assert [line[:cut].rstrip() for line in lines] == [line.rstrip() for line in TABLE.splitlines()]
     assert chosen == "finetunejob.finetune.dev/failed\n"
+
+
+def test_kubectl_get_wide_shows_model_method_queue_and_artifact(cluster, api: httpx.Client, namespace: str):
+    create(api, namespace, changed({"scheduling.queue": "team-a"})).raise_for_status()
+    artifact = {"uri": "pvc://models/good", "digest": "sha256:0", "formats": ["adapter"]}
+    headers = {"Content-Type": "application/merge-patch+json"}
+    status = {"status": {"result": {"artifact": artifact}}}
+    api.patch(f"{jobs(namespace)}/good/status", json=status, headers=headers).raise_for_status()
+
+    head, row = cluster.kubectl("get", "ftj", "-n", namespace, "-o", "wide").splitlines()
+
+    assert head.split()[-5:] == ["AGE", "MODEL", "METHOD", "QUEUE", "ARTIFACT"]
+    assert row.split()[-4:] == ["package://some_model", "lora", "team-a", "pvc://models/good"]
 
 
 def test_a_finished_job_ends_kubectl_wait(cluster, api: httpx.Client, namespace: str):

@@ -27,11 +27,15 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-# One example per rule that it refuses; the manifest above is the one that every rule accepts.
+# One example per rule that it refuses; the manifest above is the one that every rule accepts. What follows a space in a
+# key tells examples with the same path apart.
 REFUSED: dict[str, dict[str, Any]] = {
     "data.validation": {"data.validation": {"uri": "file://v.jsonl", "fraction": 0.1}},
     "data.test": {"data.test": {}},
     "data.fields": {"data.fields": {"prompt": "p"}},
+    "data.fields text-regression": {"task": "text-regression", "data.fields": {"prompt": "p"}},
+    "data.fields causal-lm": {"task": "causal-lm", "data.fields": {"label": "p"}},
+    "data.fields masked-lm": {"task": "masked-lm", "data.fields": {"label": "p"}},
     "model.weights": {"model.weights": "random"},
     "method.rank": {"method": {"type": "full", "rank": 8}},
     "method.alpha": {"method": {"type": "full", "alpha": 8}},
@@ -44,16 +48,31 @@ REFUSED: dict[str, dict[str, Any]] = {
     "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}},
     "evaluation.every": {"evaluation.every": "10steps"},
     "evaluation.gate": {"evaluation.gate": {"metric": "accuracy", "minimum": 0.8}},
+    "evaluation.gate bare": {"evaluation.gate": {"metric": "accuracy"}, "data.test": {"fraction": 0.1}},
     "output.uri": {"output.uri": "hf://org/name"},
     "output.formats": {"output.formats": ["full"]},
+    "output.formats lora": {"output.formats": ["merged"], "method.type": "full"},
     "storage.size": {"storage": {"size": "1Gi", "claimName": "c"}},
     "storage.storageClassName": {"storage": {"storageClassName": "fast", "claimName": "c"}},
     "storage.ephemeral": {"storage": {"ephemeral": True}, "workers": {"nodes": 2}},
+    "storage.ephemeral claim": {"storage": {"ephemeral": True, "claimName": "c"}},
     "pod.env[0].name": {"pod.env": [{"name": "FINETUNE_X", "value": "1"}]},
+    "pod.env[0].name wiring": {"pod.env": [{"name": "MASTER_ADDR", "value": "1"}]},
     "pod.env[0].value": {"pod.env": [{"name": "X"}]},
+    "pod.env[0].value both": {"pod.env": [{"name": "X", "value": "1", "secret": {"name": "s", "key": "k"}}]},
     "pod.volumes[0].name": {"pod.volumes": [{"name": "v"}]},
     "pod.labels": {"pod.labels": {"finetune.dev/job": "x"}},
     "pod.annotations": {"pod.annotations": {"finetune.dev/run-config": "x"}},
+}
+
+# Lists of objects whose fields have defaults, and lists that are left empty.
+LISTS: dict[str, Any] = {
+    "scheduling.tolerations": [{"key": "gpu"}, {"operator": "Exists"}],
+    "pod.env": [],
+    "pod.volumes": [{"name": "v", "emptyDir": {}}, {"name": "c", "claim": "corpus"}],
+    "pod.volumeMounts": [{"name": "v", "mountPath": "/v"}],
+    "data.validation": {"uri": "file://v.jsonl"},
+    "evaluation.gate": {"metric": "accuracy", "minimum": 0.8},
 }
 
 # The legal use of the same fields.
