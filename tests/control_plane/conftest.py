@@ -46,7 +46,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
 
 def await_established(client: httpx.Client) -> None:
     for _ in range(200):
-        conditions = client.get(CRD_URL).json().get("status", {}).get("conditions", [])
+        conditions = client.get(CRD_URL).json().get("status", {}).get("conditions") or []
         if any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
             return
         time.sleep(0.05)
