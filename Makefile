@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip -q
 	@$(PY) -m pip install -q --disable-pip-version-check uv
-	.venv/bin/uv pip install -q --python $(PY) -e '.[cli,trainer,dev]'
+	.venv/bin/uv pip install -q --python $(PY) -e '.[cli,operator,trainer,dev]'
 	@touch $@
 
 demo: env ## Train the example sentiment model, from the manifest to a checked artifact
@@ -47,4 +47,7 @@ cluster-binaries: env ## Build the test cluster's etcd and Kubernetes from Go mo
 bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only if every bar is met
 	$(PYTHON) bench/trainer.py
 
-.PHONY: help env demo test check format generate verify cluster-binaries bench-trainer
+bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
+	$(PY) -P bench/operator.py
+
+.PHONY: help env demo test check format generate verify cluster-binaries bench-trainer bench-operator

@@ -22,6 +22,10 @@ LABEL_TASK: Final = f"{GROUP}/task"
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 ANNOTATION_RUN_CONFIG: Final = f"{GROUP}/run-config"
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGER: Final = "finetune-operator"
+JOB_INDEX_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"
+JOB_NAME_LABEL: Final = "batch.kubernetes.io/job-name"
 
 ENV_PREFIX: Final = "FINETUNE_"
 ENV_RUN_CONFIG: Final = "FINETUNE_RUN_CONFIG"
@@ -48,6 +52,17 @@ RESERVED_ENV: Final = (
 )
 
 TRAINER_CONTAINER: Final = "trainer"
+PROGRESS_AUDIENCE: Final = "finetune.dev/progress"
+"""Audience of the token with which a trainer posts its progress; good for nothing else."""
+MOUNT_WORK: Final = "/var/finetune/work"
+MOUNT_SCRATCH: Final = "/var/finetune/scratch"
+MOUNT_PROGRESS: Final = "/var/run/finetune/progress"
+MOUNT_JOB: Final = "/etc/finetune"
+MOUNT_CLAIMS: Final = "/var/finetune/claims"
+RENDEZVOUS_PORT: Final = 29400
+METRICS_PORT: Final = 9464
+PROGRESS_PATH: Final = "/v1/namespaces/{namespace}/jobs/{job}/progress"
+"""Path at the operator's endpoint; `job` is the batch Job's name."""
 METRICS_PORT_NAME: Final = "metrics"
 RUN_CONFIG_FILE: Final = "run-config.json"
 EVENTS_FILE: Final = "events.jsonl"

@@ -44,6 +44,15 @@ class Paths(Contract):
     """What relative file:// addresses start from."""
 
 
+class Endpoint(Contract):
+    """Where progress is posted; the token travels in a file of its own."""
+
+    url: Annotated[str, Field(max_length=1024, pattern=r"^https://")]
+    """The whole address of this attempt's progress."""
+    ca: Annotated[str, Field(max_length=16384)] = ""
+    """Certificates that the endpoint's own must chain to, PEM; the system's when empty."""
+
+
 class RunConfig(Contract):
     """Everything that the trainer needs to know, and nothing it could look up."""
 
@@ -57,6 +66,14 @@ class RunConfig(Contract):
     """Where to read and write."""
     processes: Annotated[int, Field(ge=1, le=512 * 64)] = 1
     """Training processes over all nodes."""
+    nodes: Annotated[int, Field(ge=1, le=512)] = 1
+    """Pods that train together; processes is a multiple of it."""
+    rendezvous: Annotated[str, Field(max_length=253)] = ""
+    """Host name of node 0; empty for one node."""
+    progress: Endpoint | None = None
+    """Where progress is posted; nowhere for a run on this machine."""
+    claims: Annotated[dict[str, AbsolutePath], Field(max_length=16)] = Field(default_factory=dict)
+    """Where the claims that pvc:// addresses name are mounted."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Samples per process and pass, set after a device ran out of memory; measured when absent."""
 

@@ -10,7 +10,18 @@ from pydantic import Field
 from finetune_api.base import Contract
 from finetune_api.exit_codes import Reason
 
-ConditionType = Literal["Accepted", "Suspended", "Admitted", "Running", "Evaluated", "Complete", "Failed", "Finished"]
+ConditionType = Literal[
+    "Accepted",
+    "Suspended",
+    "Admitted",
+    "Running",
+    "ProgressStale",
+    "NameConflict",
+    "Evaluated",
+    "Complete",
+    "Failed",
+    "Finished",
+]
 Phase = Literal["Pending", "Running", "Suspended", "Restarting", "Complete", "Failed", "Interrupted"]
 Text = Annotated[str, Field(max_length=1024)]
 Time = Annotated[str, Field(max_length=40)]
@@ -121,8 +132,12 @@ class FineTuneJobStatus(Contract):
     """The attempt that is or was running, counted from 1."""
     restarts: Count = 0
     """Attempts that count against restarts.limit."""
+    active_seconds: Count = 0
+    """Seconds of running before the present one began, all attempts together; what activeDeadlineSeconds counts."""
     start_time: Time | None = None
     """When it first ran, RFC 3339."""
+    restart_time: Time | None = None
+    """When the last attempt ended that another one follows, RFC 3339; the next begins after a backoff."""
     completion_time: Time | None = None
     """When it finished, RFC 3339."""
     progress: Progress | None = None

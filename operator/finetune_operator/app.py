@@ -1,0 +1,217 @@
+"""The operator's parts put together: watches, store, queue, workers, servers, and how they start and stop.
+
+Everything of ours lives in the main event loop; kopf has a thread of its own (`handlers`).
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from finetune_api.names import LABEL_MANAGED_BY, MANAGER
+from finetune_operator import cluster as paths
+from finetune_operator import errors
+from finetune_operator.cluster import Cluster, Object
+from finetune_operator.lease import Lease
+from finetune_operator.metrics import Metrics
+from finetune_operator.observe import job_facts
+from finetune_operator.queue import DirtyQueue, Priority
+from finetune_operator.reconcile import Reconciler
+from finetune_operator.settings import Settings
+from finetune_operator.store import Key, Record, Store, record_of
+from finetune_operator.watch import Collection, Watcher
+
+logger = logging.getLogger(__name__)
+
+_RELIST_AT_LEAST_S = 5.0
+_NOT_SYNCED_S = 90.0
+
+
+class Operator:
+    """One operator process."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, lease: Lease | None) -> None:
+        """Put the parts together.
+
+        Args:
+            cluster: An open connection.
+            settings: What the administrator decided.
+            lease: The right to act; None when there is no other operator.
+        """
+        rng = random.Random()
+        self.cluster = cluster
+        self.settings = settings
+        self.store = Store()
+        self.metrics = Metrics(CollectorRegistry())
+        self.queue = DirtyQueue(settings.retry_limit_s, rng)
+        self.reconciler = Reconciler(cluster, self.store, self.queue, settings, self.metrics)
+        self._lease = lease
+        self._loop = asyncio.get_running_loop()
+        self._inbox: deque[tuple[str | None, Mapping[str, Any]]] = deque()
+        self._listed_at = float("-inf")
+        self._heard_at = time.monotonic()
+        self._relist = asyncio.Event()
+        self._synced = asyncio.Event()
+        self._acting = asyncio.Event()
+        self._problem = ""
+        self.metrics.count_jobs = self._count_jobs
+        self._jobs = Watcher(cluster, self._job_collection(), rng)
+        cluster.on_write = self._count_write
+        self.reconciler.may_act = self._may_act
+        if lease is not None:
+            cluster.may_write = lambda: lease.held() or not self._acting.is_set()
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Start everything that runs until cancelled."""
+        parts = [self._jobs.run(), self._keep_listed(), self._start_workers()]
+        return [asyncio.create_task(part) for part in parts]
+
+    def receive(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """Take an event of a FineTuneJob; called from kopf's thread."""
+        if not self._inbox:
+            self._loop.call_soon_threadsafe(self._drain)
+        self._inbox.append((kind, body))
+
+    def watch_restarted(self) -> None:
+        """Note that kopf's watch broke: what was deleted meanwhile is only seen by a list; any thread may call."""
+        self.metrics.watch_restarts.labels("finetunejobs").inc()
+        self._loop.call_soon_threadsafe(self._relist.set)
+
+    def health(self) -> list[str]:
+        """Return what keeps the operator from working, one line each; empty when it works."""
+        found = [self._problem] if self._problem else []
+        if not self._synced.is_set() and time.monotonic() - self._heard_at > _NOT_SYNCED_S:
+            found.append("FineTuneJobs and Jobs could not be listed since the start")
+        return found
+
+    def holder(self) -> str | None:
+        """Return None where this process acts; on a standby the acting one's address, empty when it is not known."""
+        if self._lease is None or self._lease.held():
+            return None
+        return self._lease.holder_url
+
+    async def served(self) -> bool:
+        """Tell whether the API server serves FineTuneJobs to us; what is missing is told by /healthz."""
+        try:
+            await self.cluster.get(paths.finetunejobs(*self.settings.namespaces[:1]), limit="1")
+        except errors.NotFound:
+            self._problem = "the API server does not serve FineTuneJobs: the CRD is missing"
+        except errors.Refused as error:
+            self._problem = f"a permission is missing: {error}"
+        except errors.ClusterError as error:
+            logger.info("discovery: %s", error)
+        else:
+            self._problem = ""
+            return True
+        return False
+
+    async def listed(self) -> None:
+        """Wait until every FineTuneJob was listed once."""
+        await self._synced.wait()
+
+    async def _start_workers(self) -> None:
+        if self._lease is not None:
+            await self._lease.acquired.wait()
+        self._acting.set()
+        await asyncio.gather(*(self.reconciler.work() for _ in range(self.settings.workers)))
+
+    def _may_act(self, record: Record) -> bool:
+        """Tell whether to work on a job now.
+
+        An untouched one needs nothing but itself, which is why it is first after a start; for the others the Jobs must
+        be known. A standby keeps what it hears and acts when the lease is its own.
+        """
+        ready = self._jobs.synced.is_set() or not record.phase
+        return ready and (self._lease is None or self._lease.held())
+
+    def _drain(self) -> None:
+        while self._inbox:
+            kind, body = self._inbox.popleft()
+            record = record_of(body)
+            if kind == "DELETED":
+                self._drop(record.key, record.uid, record.version)
+            elif self.store.put(record):
+                self.queue.add(record.key, Priority.FINISH if record.finished else Priority.NEW)
+            elif kind is None and self._synced.is_set():
+                # kopf lists again after its version was too old; what was deleted in between shows in a list alone.
+                self._relist.set()
+
+    def _drop(self, key: Key, uid: str, version: int) -> None:
+        if self.store.remove(key, uid, version):
+            self.metrics.forget(key.namespace, key.name)
+
+    async def _keep_listed(self) -> None:
+        """List FineTuneJobs at the start, after a broken watch, and now and then; untouched ones come first."""
+        wait_s = 0.1
+        while True:
+            try:
+                if not self._synced.is_set():
+                    await self._list(fieldSelector="status.phase=")
+                await self._list()
+                self._synced.set()
+                wait_s = 0.1
+            except errors.ClusterError as error:
+                logger.warning("list of FineTuneJobs: %s", error)
+                await asyncio.sleep(error.retry_after_s or wait_s)
+                wait_s = min(5.0, wait_s * 2)
+                continue
+            self._relist.clear()
+            try:
+                await asyncio.wait_for(self._relist.wait(), self.settings.relist_every_s)
+                await asyncio.sleep(max(0.0, self._listed_at + _RELIST_AT_LEAST_S - time.monotonic()))
+            except TimeoutError:
+                self._jobs.relist()
+
+    async def _list(self, **selectors: str) -> None:
+        self._listed_at = time.monotonic()
+        for namespace in self.settings.namespaces or ("",):
+            records = []
+            version = 0
+            async for page in self.cluster.pages(paths.finetunejobs(namespace), **selectors):
+                version = int(page["metadata"]["resourceVersion"])
+                records += [record_of(each) for each in page["items"]]
+            known = [each for each in self.store.records.values() if not namespace or each.key.namespace == namespace]
+            if selectors:
+                changed = [each.key for each in records if self.store.put(each)]
+            else:
+                changed = list(self.store.replace_records(records, version, known))
+            for key in changed:
+                record = self.store.records.get(key)
+                finished = record is not None and record.finished
+                self.queue.add(key, Priority.ROUTINE if finished or not selectors else Priority.NEW)
+
+    def _job_collection(self) -> Collection:
+        namespaces = self.settings.namespaces or ("",)
+        return Collection(
+            paths=tuple(paths.jobs(each) for each in namespaces),
+            on_list=self._jobs_listed,
+            on_event=self._job_event,
+            on_restart=lambda: self.metrics.watch_restarts.labels("jobs").inc(),
+            selectors={"labelSelector": f"{LABEL_MANAGED_BY}={MANAGER}"},
+        )
+
+    def _jobs_listed(self, items: list[Object], version: int) -> None:
+        for uid in self.store.replace_jobs(map(job_facts, items), version):
+            self._touch(uid)
+
+    def _job_event(self, kind: str, body: Object) -> None:
+        facts = job_facts(body)
+        changed = self.store.remove_job(facts) if kind == "DELETED" else self.store.put_job(facts)
+        if changed:
+            self._touch(facts.owner_uid, urgent=facts.ended or bool(facts.terminating))
+
+    def _touch(self, uid: str, *, urgent: bool = False) -> None:
+        key = self.store.key_of(uid)
+        if key is not None:
+            self.queue.add(key, Priority.FINISH if urgent else Priority.NEW)
+
+    def _count_jobs(self) -> Mapping[str, int]:
+        return Counter(each.phase or "New" for each in list(self.store.records.values()))
+
+    def _count_write(self, verb: str, plural: str, result: str) -> None:
+        self.metrics.writes.labels(verb, plural, result).inc()

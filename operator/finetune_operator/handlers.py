@@ -1,0 +1,133 @@
+"""kopf's part: it multiplexes the watches of FineTuneJobs and hands every event on. It decides and writes nothing.
+
+kopf runs in a thread and event loop of its own, since a watch error other than 410 ends it and it then cancels every
+task of its loop. The supervisor starts it again; servers, workers and the lease never notice.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import kopf
+
+from finetune_api.names import GROUP, PLURAL, VERSION
+from finetune_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EventSink = Callable[[str | None, Mapping[str, Any]], None]
+_FIRST_WAIT_S = 0.05
+_LONGEST_WAIT_S = 5.0
+_STEADY_S = 30.0
+_CHUNK = 100
+_INACTIVITY_S = 65.0
+_JOIN_S = 3.0
+
+
+class _Backoffs:
+    """Waits between requests of kopf, without an end: an outage of any length must not end the watch."""
+
+    def __iter__(self) -> Iterator[float]:
+        rng = random.Random()
+        return (min(5.0, 0.1 * 2 ** min(tries, 10)) * rng.uniform(0.5, 1.0) for tries in itertools.count())
+
+
+class Frame:
+    """kopf under a supervisor."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        login: Callable[[], kopf.ConnectionInfo],
+        is_served: Callable[[], bool],
+        sink: EventSink,
+        on_restart: Callable[[], None],
+    ) -> None:
+        """Remember the parts.
+
+        Args:
+            settings: Which namespaces to watch.
+            login: Returns server and credentials; called in kopf's thread.
+            is_served: Tells whether the API server serves FineTuneJobs; blocks, called in kopf's thread.
+            sink: Told of every event (None for an item of a list); called in kopf's thread.
+            on_restart: Told when kopf ended by itself.
+        """
+        self._settings = settings
+        self._login = login
+        self._is_served = is_served
+        self._sink = sink
+        self._on_restart = on_restart
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="kopf", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask kopf to end and wait a moment for it; a hanging watch does not hold the process."""
+        self._stop.set()
+        self._thread.join(_JOIN_S)
+
+    def _supervise(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while not self._stop.is_set():
+            # kopf never sees a resource that is defined after its start.
+            while not self._is_served():
+                if self._stop.wait(1.0):
+                    return
+            started = time.monotonic()
+            try:
+                asyncio.run(self._run())
+            except Exception as error:  # noqa: BLE001 - whatever ended it, it is started again
+                logger.warning("kopf ended: %s", error)
+            if self._stop.is_set():
+                return
+            self._on_restart()
+            wait_s = _FIRST_WAIT_S if time.monotonic() - started > _STEADY_S else min(_LONGEST_WAIT_S, 2 * wait_s)
+            self._stop.wait(wait_s)
+
+    async def _run(self) -> None:
+        await kopf.operator(
+            registry=self._registry(),
+            settings=_kopf_settings(),
+            standalone=True,
+            clusterwide=not self._settings.namespaces,
+            namespaces=self._settings.namespaces,
+            stop_flag=self._stop,
+        )
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        def _login(**_: Any) -> kopf.ConnectionInfo:
+            return self._login()
+
+        @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+        async def _event(event: Mapping[str, Any], **_: Any) -> None:
+            self._sink(event["type"], event["object"])
+
+        return registry
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.networking.error_backoffs = _Backoffs()
+    settings.networking.request_timeout = 30.0
+    settings.networking.connect_timeout = 10.0
+    settings.queueing.idle_timeout = 0.01
+    settings.watching.chunk_size = _CHUNK
+    settings.watching.inactivity_timeout = _INACTIVITY_S
+    settings.watching.connect_timeout = 10.0
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    # Otherwise a stop arms a timer that SIGKILLs the whole process.
+    settings.process.ultimate_exiting_timeout = None
+    return settings

@@ -1,0 +1,64 @@
+"""The operator's servers wired to its parts: who may post progress, and what becomes of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_api.names import job_name
+from finetune_api.progress import ProgressEvent
+from finetune_operator.app import Operator
+from finetune_operator.progress import Endpoint, ProgressServer, metrics_app
+from finetune_operator.queue import Priority
+from finetune_operator.store import Key, Record
+from finetune_operator.tls import Certificate
+from finetune_operator.tokens import Authority
+
+
+class Servers:
+    """Both servers of one operator."""
+
+    def __init__(self, operator: Operator) -> None:
+        """Remember whom they serve; `start` listens."""
+        self._operator = operator
+        settings = operator.settings
+        authority = Authority(operator.cluster.get, operator.cluster.now)
+        progress = ProgressServer(authority.check, self._take, operator.metrics, operator.holder)
+        certificate = None
+        if settings.tls_certificate:
+            certificate = Certificate(Path(settings.tls_certificate), Path(settings.tls_key))
+        self._progress = Endpoint(progress.app(), settings.progress_address, certificate)
+        metrics = metrics_app(operator.metrics.registry, operator.health)
+        self._metrics = Endpoint(metrics, settings.metrics_address)
+
+    async def start(self) -> dict[str, str]:
+        """Listen, and return the addresses by what they are for."""
+        return {"metrics": await self._metrics.start(), "progress": await self._progress.start()}
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        await self._progress.stop()
+        await self._metrics.stop()
+
+    def _take(self, namespace: str, job: str, events: Sequence[ProgressEvent]) -> bool:
+        """Take events of a Job's rank 0; False unless it is the present attempt of a job that is not over."""
+        record = self._owner(namespace, job)
+        if record is None or record.finished:
+            return False
+        attempt = max(1, record.manifest()["status"].get("attempt", 1))
+        if job != job_name(record.key.name, record.uid, attempt):
+            return False
+        memory = self._operator.store.memory(record.uid)
+        was_silent = memory.heartbeat_at is None
+        memory.heartbeat_at = self._operator.cluster.now()
+        report = memory.report
+        changed = [event for event in events if report.add(event)]
+        for event in changed:
+            if event.kind == "progress":
+                self._operator.metrics.observe_job(namespace, record.key.name, event.data)
+        if changed or was_silent:
+            self._operator.queue.add(record.key, Priority.ROUTINE)
+        return True
+
+    def _owner(self, namespace: str, job: str) -> Record | None:
+        uid = self._operator.store.owner_of(namespace, job)
+        key: Key | None = self._operator.store.key_of(uid) if uid else None
+        return self._operator.store.records.get(key) if key else None

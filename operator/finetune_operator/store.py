@@ -1,0 +1,251 @@
+"""What the operator knows: the FineTuneJobs and their Jobs as last seen, and what cannot be read back from either.
+
+Only newer versions are taken, so replayed, late and out-of-order events change nothing. Our own writes are put in as
+their answers arrive; a watch that is behind cannot undo them. A spec is kept as JSON text: 10,000 parsed ones would
+need 80 MiB.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from finetune_operator.observe import JobFacts, PodFacts, parse_time
+from finetune_operator.report import Report
+
+Purpose = Literal["pending", "terminating", "failing", "ended"]
+_FINISHED_PHASES = frozenset({"Complete", "Failed"})
+
+
+class Key(NamedTuple):
+    """Which FineTuneJob."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One FineTuneJob as last seen."""
+
+    key: Key
+    uid: str
+    version: int
+    generation: int
+    created_at: datetime
+    deleting: bool
+    phase: str
+    text: bytes
+    """spec, status and the metadata that a manifest may carry, as JSON."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the status says that it is over."""
+        return self.phase in _FINISHED_PHASES
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the object: metadata, spec and status."""
+        found: dict[str, Any] = json.loads(self.text)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Why the API server does not take an attempt's children, and since when."""
+
+    reason: str
+    message: str
+    tries: int
+    until: datetime
+
+
+@dataclass(slots=True)
+class Memory:
+    """What was seen of one job that no list of objects gives back; losing it costs detail, never correctness."""
+
+    pods: tuple[PodFacts, ...] = ()
+    """Pods of `pods_of` as last listed, and those of earlier lists that are gone."""
+    pods_of: str = ""
+    """uid of the Job whose pods they are."""
+    pods_at: datetime | None = None
+    looked: dict[Purpose, datetime] = field(default_factory=dict["Purpose", datetime])
+    """When pods of that Job were first listed, by what for."""
+    blocked: Blocked | None = None
+    heartbeat_at: datetime | None = None
+    report: Report = field(default_factory=Report)
+    """What the trainer told."""
+    written_at: float = 0.0
+    """Monotonic time of the last status write."""
+
+
+def record_of(body: Mapping[str, Any]) -> Record:
+    """Return the record of a FineTuneJob."""
+    metadata: Mapping[str, Any] = body["metadata"]
+    status: Mapping[str, Any] = body.get("status") or {}
+    created = parse_time(metadata["creationTimestamp"])
+    assert created is not None, "internal: an object of the API server without creationTimestamp"
+    kept = {name: metadata[name] for name in ("name", "namespace", "uid", "labels") if name in metadata}
+    document = {
+        "apiVersion": body.get("apiVersion", ""),
+        "kind": body.get("kind", ""),
+        "metadata": kept,
+        "spec": body.get("spec", {}),
+        "status": status,
+    }
+    return Record(
+        key=Key(metadata["namespace"], metadata["name"]),
+        uid=metadata["uid"],
+        version=int(metadata["resourceVersion"]),
+        generation=metadata.get("generation", 0),
+        created_at=created,
+        deleting="deletionTimestamp" in metadata,
+        phase=status.get("phase", ""),
+        text=json.dumps(document, separators=(",", ":")).encode(),
+    )
+
+
+class Store:
+    """Everything that was seen. Not thread-safe: it lives in the main loop."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.records: dict[Key, Record] = {}
+        self._children: dict[str, dict[str, JobFacts]] = {}
+        self._keys: dict[str, Key] = {}
+        self._memories: dict[str, Memory] = {}
+        self._owners: dict[tuple[str, str], str] = {}
+        self._vanished: set[str] = set()
+        self._ended: dict[str, int] = {}
+
+    def memory(self, uid: str) -> Memory:
+        """Return what is remembered of a job."""
+        return self._memories.setdefault(uid, Memory())
+
+    def children(self, uid: str) -> Mapping[str, JobFacts]:
+        """Return a job's Jobs by name."""
+        return self._children.get(uid, {})
+
+    def key_of(self, uid: str) -> Key | None:
+        """Return which job a uid belongs to; None before it was seen or after it was purged."""
+        return self._keys.get(uid)
+
+    def owner_of(self, namespace: str, job: str) -> str:
+        """Return the uid of the FineTuneJob that a Job belongs to, empty when the Job is not known."""
+        return self._owners.get((namespace, job), "")
+
+    def put(self, record: Record) -> bool:
+        """Take a newer version of a job; return whether it was newer."""
+        known = self.records.get(record.key)
+        if known is not None and known.uid == record.uid and known.version >= record.version:
+            return False
+        if record.version <= self._ended.get(record.uid, 0):
+            return False
+        if known is not None and known.uid != record.uid:
+            if known.version > record.version:
+                return False
+            self._forget(known)
+        self.records[record.key] = record
+        self._keys[record.uid] = record.key
+        return True
+
+    def remove(self, key: Key, uid: str, version: int) -> bool:
+        """Drop a deleted job, unless a newer one has its name; return whether it was there."""
+        known = self.records.get(key)
+        if known is None or known.uid != uid:
+            return False
+        self._forget(known)
+        # A late event of the deleted object must not bring it back; uids are never used again, so one is enough.
+        self._ended = {uid: max(version, known.version)}
+        del self.records[key]
+        return True
+
+    def put_job(self, facts: JobFacts) -> bool:
+        """Take a newer version of a Job; return whether it was newer."""
+        jobs = self._children.setdefault(facts.owner_uid, {})
+        known = jobs.get(facts.name)
+        if known is not None and known.version >= facts.version:
+            return False
+        jobs[facts.name] = facts
+        self._owners[facts.namespace, facts.name] = facts.owner_uid
+        return True
+
+    def remove_job(self, facts: JobFacts) -> bool:
+        """Drop a deleted Job, unless it was made anew; return whether it was there."""
+        jobs = self._children.get(facts.owner_uid, {})
+        known = jobs.get(facts.name)
+        if known is None or known.uid != facts.uid:
+            return False
+        del jobs[facts.name]
+        self._owners.pop((facts.namespace, facts.name), None)
+        self._vanished.add(facts.owner_uid)
+        return True
+
+    def vanished(self, uid: str) -> bool:
+        """Tell whether a Job of this job went away since `settle`; then its owner may be gone too."""
+        return uid in self._vanished
+
+    def settle(self, uid: str) -> None:
+        """Note that what vanished was dealt with."""
+        self._vanished.discard(uid)
+
+    def replace_records(self, records: Iterable[Record], version: int, known: Iterable[Record]) -> Iterator[Key]:
+        """Take a whole list; yield the keys that changed.
+
+        Args:
+            records: All that exist at a version.
+            version: Version of the list.
+            known: Held records that the list would have; one that it lacks and that is not newer is dropped.
+
+        Yields:
+            Keys of jobs that are new, changed or gone.
+        """
+        seen: set[str] = set()
+        for record in records:
+            seen.add(record.uid)
+            if self.put(record):
+                yield record.key
+        for ghost in known:
+            if ghost.uid not in seen and ghost.version <= version and self.remove(ghost.key, ghost.uid, version):
+                yield ghost.key
+
+    def replace_jobs(self, jobs: Iterable[JobFacts], version: int) -> Iterator[str]:
+        """Take a whole list of Jobs; yield the owners' uids that changed."""
+        seen: set[str] = set()
+        for facts in jobs:
+            seen.add(facts.uid)
+            if self.put_job(facts):
+                yield facts.owner_uid
+        held = [facts for found in self._children.values() for facts in found.values()]
+        for ghost in held:
+            if ghost.uid not in seen and ghost.version <= version:
+                self.remove_job(ghost)
+                yield ghost.owner_uid
+
+    def see_pods(self, uid: str, job: JobFacts, pods: tuple[PodFacts, ...], purpose: Purpose, now: datetime) -> None:
+        """Remember pods; evidence that is gone from a later list (an evicted pod lives 0.5 s) is kept.
+
+        Args:
+            uid: The FineTuneJob's uid.
+            job: The Job whose pods they are.
+            pods: What was listed.
+            purpose: What they were listed for.
+            now: The API server's time.
+        """
+        memory = self.memory(uid)
+        if memory.pods_of != job.uid:
+            memory.pods, memory.pods_of, memory.looked = (), job.uid, {}
+        listed = {each.name for each in pods}
+        memory.pods = (*pods, *(replace(each, deleting=True) for each in memory.pods if each.name not in listed))
+        memory.pods_at = now
+        memory.looked.setdefault(purpose, now)
+
+    def _forget(self, record: Record) -> None:
+        self._keys.pop(record.uid, None)
+        self._memories.pop(record.uid, None)
+        for facts in self._children.pop(record.uid, {}).values():
+            self._owners.pop((facts.namespace, facts.name), None)
+        self._vanished.discard(record.uid)
