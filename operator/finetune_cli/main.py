@@ -4,6 +4,7 @@ Exit codes: 0 Complete, 1 Failed, 2 invalid manifest, 130 interrupted.
 """
 
 import json
+import os
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -83,6 +84,12 @@ def run(file: File, workdir: Workdir = None, sets: Sets = None, output: Output =
             result = _without_result(code, follower.log_tail())
     display.end(result, builder.status(result, datetime.now(UTC)))
     raise typer.Exit({"Complete": 0, "Failed": EXIT_FAILED, "Interrupted": EXIT_INTERRUPTED}[result.outcome])
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def operator(context: typer.Context) -> None:
+    """Run the operator against a cluster, as its image does; --help lists its flags."""
+    os.execv(sys.executable, [sys.executable, "-m", "finetune_operator", *context.args])  # noqa: S606 - our own module
 
 
 def _load(file: Path, sets: list[str] | None, workdir: Path | None) -> tuple[FineTuneJob, Run]:
