@@ -9,14 +9,8 @@ import httpx
 import pytest
 
 from finetune_operator.plan import Attempt, plan
-from golden.cases import CASES, SETTINGS, children, job_of, plan_of
+from golden.cases import CASES, COLLECTIONS, SETTINGS, children, job_of, plan_of
 
-PATHS = {
-    "Job": "/apis/batch/v1/namespaces/{}/jobs",
-    "Service": "/api/v1/namespaces/{}/services",
-    "PersistentVolumeClaim": "/api/v1/namespaces/{}/persistentvolumeclaims",
-    "Pod": "/api/v1/namespaces/{}/pods",
-}
 STRICT = {"dryRun": "All", "fieldValidation": "Strict"}
 LEVEL = "pod-security.kubernetes.io/enforce"
 
@@ -53,7 +47,7 @@ def classes(cluster) -> Iterator[None]:
 def post(api: httpx.Client, namespace: str, document: dict[str, Any]) -> httpx.Response:
     moved = copy.deepcopy(document)
     moved["metadata"]["namespace"] = namespace
-    return api.post(PATHS[document["kind"]].format(namespace), json=moved, params=STRICT)
+    return api.post(COLLECTIONS[document["kind"]].format(namespace), json=moved, params=STRICT)
 
 
 def first_pod(job: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,13 @@ from finetune_operator.plan import Attempt, Plan, plan
 from finetune_operator.settings import Settings
 
 HERE = Path(__file__).parent
+COLLECTIONS = {
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "Service": "/api/v1/namespaces/{}/services",
+    "PersistentVolumeClaim": "/api/v1/namespaces/{}/persistentvolumeclaims",
+    "Pod": "/api/v1/namespaces/{}/pods",
+}
+"""Where each kind is posted to, by namespace."""
 MANIFESTS = HERE / "manifests"
 CASES = sorted(path.stem for path in MANIFESTS.glob("*.yaml"))
 SETTINGS = Settings(
