@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.names import API_VERSION, JOB_NAME_LABEL, KIND, job_name
 from finetune_api.spec import FineTuneJob
-from finetune_api.validation import InvalidSpec, validate_manifest
+from finetune_api.validation import InvalidSpec, Problem, validate_manifest
 from finetune_operator import cluster as paths
 from finetune_operator import ending, errors
 from finetune_operator.cluster import Cluster, Object
@@ -209,7 +209,10 @@ class Reconciler:
         except errors.NamespaceTerminating:
             raise
         except (errors.Refused, errors.OwnershipConflict) as error:
-            self._block(view, error)
+            if isinstance(error, errors.Refused) and error.reason == "Invalid":
+                await self._refuse(view, error)
+            else:
+                self._block(view, error)
             return
         memory.blocked = None
 
@@ -224,6 +227,11 @@ class Reconciler:
         found = await self._cluster.get(paths.jobs(view.key.namespace, name))
         _check_owner(view, found)
         self._store.put_job(job_facts(found))
+
+    async def _refuse(self, view: View, error: errors.Refused) -> None:
+        """Fail a job whose children the API server calls invalid: waiting does not mend an affinity."""
+        problem = Problem("spec", f"the API server refuses what it asks for: {error}", "", "Correct the manifest.")
+        await self._write_status(view, decide(replace(view, problems=(problem,)), self._settings))
 
     def _block(self, view: View, error: errors.OperatorError) -> None:
         """Note a refusal; the next pass tells it, and when it is over another one posts again."""
