@@ -73,9 +73,9 @@ class Operator:
 
     def receive(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """Take an event of a FineTuneJob; called from kopf's thread."""
-        if not self._inbox:
-            self._loop.call_soon_threadsafe(self._drain)
+        # First the event, then the call: the other way round the main loop may look before it is there.
         self._inbox.append((kind, body))
+        self._loop.call_soon_threadsafe(self._drain)
 
     def watch_restarted(self) -> None:
         """Note that kopf's watch broke: what was deleted meanwhile is only seen by a list; any thread may call."""
