@@ -45,11 +45,14 @@ def diagnose(job: JobFacts, pods: Sequence[PodFacts], last_heartbeat: str = "") 
     if condition is not None and condition.reason == "DeadlineExceeded":
         clues.append(Clue(Standing.DEADLINE, Reason.DEADLINE_EXCEEDED, condition.message, "", None))
     if match is not None and all(clue.pod != named for clue in clues):
-        clues.extend(_gone_pod_clues(match, clean(condition.message if condition else ""), last_heartbeat))
+        clues.extend(_gone_pod_clues(match, condition.message if condition else "", last_heartbeat))
     if not clues:
         return _unexplained(job, pods, condition)
     # The Job controller names the pod that it saw fail first, and then deletes the others.
     clue = min(clues, key=lambda each: (each.standing, each.pod != named, each.deleting, each.rank or 0))
+    if clue.reason is Reason.RENDEZVOUS_FAILED:
+        # The peers waited for the one that never came.
+        clue = next((each for each in clues if each.standing is Standing.NEVER_STARTED), clue)
     if clue.reason in {Reason.RENDEZVOUS_FAILED, Reason.DEADLINE_EXCEEDED}:
         clue = replace(clue, what=clue.what + _held_up(pods))
     return _failure(clue)
@@ -72,14 +75,14 @@ def _pod_clues(pods: Sequence[PodFacts], match: RuleMatch | None, last_heartbeat
 
 def _gone_pod_clues(match: RuleMatch, said: str, last_heartbeat: str) -> Iterator[Clue]:
     """Return the clue of the Job's condition about a pod that is gone or tells nothing."""
-    gone = f"the pod was gone before it could be read; the Job says: {said}"
+    gone = "the pod was gone before it could be looked at"
     if match.exit_code is not None:
         reason = reason_of(match.exit_code) or Reason.UNKNOWN
         clue = code_clue(reason, match.exit_code, match.pod, match.index, last_heartbeat)
         yield replace(clue, what=f"{clue.what}; {gone}")
     elif match.rule is not None:
         standing = Standing.DISRUPTION if match.rule.operator == "Condition" else Standing.CRASH
-        yield Clue(standing, match.rule.fallback, gone, match.pod, match.index)
+        yield Clue(standing, match.rule.fallback, f"{gone}; the Job says: {said}", match.pod, match.index)
 
 
 def _held_up(pods: Sequence[PodFacts]) -> str:
@@ -90,20 +93,27 @@ def _held_up(pods: Sequence[PodFacts]) -> str:
 
 def _failure(clue: Clue) -> Failure:
     code = clue.exit_code if clue.exit_code is not None and 0 < clue.exit_code <= _MAX_EXIT_CODE else None
-    facts = (
-        f"pod {clean(clue.pod, _MAX_NAME)}" if clue.pod else "",
-        f"rank {clue.rank}" if clue.rank is not None else "",
-        f"exit code {clue.exit_code}" if clue.exit_code else "",
-    )
-    place = f" ({', '.join(filter(None, facts))})" if any(facts) else ""
+    place = _place(clue)
+    what = clean(clue.what, MAX_TEXT - len(place)) or f"ended with {clue.reason.value} and no other word"
     return Failure(
         reason=clue.reason,
-        message=clean(clue.what, MAX_TEXT - len(place)) + place,
+        message=what + place,
         remedy=clean(clue.remedy) or REMEDIES[clue.reason],
         rank=clue.rank,
         exit_code=code or exit_code(clue.reason),
         retryable=retryable(clue.reason),
     )
+
+
+def _place(clue: Clue) -> str:
+    if clue.standing is Standing.NEVER_STARTED:
+        return ""  # its text begins with the pod
+    facts = (
+        f"pod {clean(clue.pod, _MAX_NAME)}" if clue.pod else "",
+        f"rank {clue.rank}" if clue.rank is not None else "",
+        f"exit code {clue.exit_code}" if clue.exit_code else "",
+    )
+    return f" ({', '.join(filter(None, facts))})" if any(facts) else ""
 
 
 def _unexplained(job: JobFacts, pods: Sequence[PodFacts], condition: JobCondition | None) -> Failure:

@@ -31,6 +31,9 @@ class Standing(IntEnum):
     """A container ended, and nothing says why."""
     CONSEQUENCE = 5
     """A container lost its peers or was asked to stop."""
+    NEVER_STARTED = 6
+    """A pod cannot start. It explains why peers waited for it in vain, but neither a crash nor a stop; and a pull that
+    fails at this moment may succeed at the next attempt, which is watched with patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def disruption_clue(pod: PodFacts, match: RuleMatch | None) -> Clue | None:
         The clue, or None when the pod was not disrupted.
     """
     condition = pod.condition(DISRUPTION_TARGET)
-    if condition is None or condition.status != "True":
+    if condition is None or condition.status != "True" or pod.phase == "Succeeded":
         return None
     if match is not None and match.pod == pod.name and match.exit_code is not None:
         return None
@@ -134,7 +137,7 @@ def waiting_clue(pod: PodFacts) -> Clue | None:
     why = fatal_waiting(pod)
     if why is None or why.fatal is None:
         return None
-    return _of_pod(Standing.CAUSE, why.fatal, why.message, pod, why.remedy)
+    return _of_pod(Standing.NEVER_STARTED, why.fatal, why.message, pod, why.remedy)
 
 
 def _of_pod(standing: Standing, reason: Reason, what: str, pod: PodFacts, remedy: str = "") -> Clue:

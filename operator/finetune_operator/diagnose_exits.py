@@ -56,7 +56,7 @@ def code_clue(reason: Reason, code: int, pod: str, rank: int | None, last_heartb
     """Return the clue of an exit code alone."""
     if reason is Reason.UNKNOWN:
         return _crash(code, pod, rank, last_heartbeat)
-    what = f"the trainer ended with exit code {code}, which says {reason.value}; it left no other word"
+    what = f"the trainer ended with exit code {code}, which says {reason.value}"
     return Clue(_standing(reason), reason, what, pod, rank, exit_code=code)
 
 
@@ -74,7 +74,8 @@ def _trainer_clue(pod: PodFacts, trainer: ContainerFacts, last_heartbeat: str) -
     if told is not None:
         return _told(pod, told, code)
     if _lost_by_runtime(trainer, code):
-        what = f"the node lost track of the container, as after a restart of the node: {trainer.message}"
+        said = f": {trainer.message}" if trainer.message else ""
+        what = f"the node lost track of the container, as after a restart of the node{said}"
         standing = Standing.CONSEQUENCE if pod.deleting else Standing.CAUSE
         return _of(pod, standing, Reason.NODE_LOST, what, code)
     if result is not None and result.outcome == "Interrupted":
@@ -147,7 +148,7 @@ def _memory_clue(pod: PodFacts, code: int, last_heartbeat: str, how: str) -> Clu
 def _crash(code: int, pod: str, rank: int | None, last_heartbeat: str) -> Clue:
     name = _signal_name(code)
     if code == SIGKILL_EXIT:
-        what = "the trainer was killed (SIGKILL), and nothing says by whom: not the OOM killer, no eviction"
+        what = "the trainer was killed (SIGKILL); nothing that was seen says by whom, no OOM kill and no eviction"
         remedy = "If it recurs, raise workers.resources.limits.memory: a kill by the node's OOM killer looks the same."
     elif name:
         what, remedy = f"the trainer crashed with {name}", signal_remedy(name)

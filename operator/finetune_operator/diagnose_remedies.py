@@ -11,7 +11,7 @@ _RETRIED = "A retry goes on from the newest valid checkpoint."
 REMEDIES: Final = MappingProxyType(
     {
         Reason.INVALID_SPEC: "Correct the manifest (finetune validate names every problem) and make a new job.",
-        Reason.CONFIG_ERROR: "Correct what the message names in the manifest and make a new job.",
+        Reason.CONFIG_ERROR: "Correct what the message or the trainer's output names, and make a new job.",
         Reason.DATA_ERROR: "Correct the data that the message names; finetune validate checks it without a GPU.",
         Reason.MODEL_NOT_FOUND: "Check spec.model.uri, its revision and that the model fits spec.task.",
         Reason.ACCESS_DENIED: "Check the Secrets that spec.secrets names, and what their keys may read.",
@@ -19,7 +19,7 @@ REMEDIES: Final = MappingProxyType(
         Reason.NON_FINITE_LOSS: "Lower training.learningRate or set training.gradientClip; check the samples named.",
         Reason.GATE_FAILED: "Train longer, improve the data, or lower evaluation.gate.",
         Reason.NODE_LOST: f"An administrator checks the node. {_RETRIED}",
-        Reason.EVICTED: f"{_RETRIED} Requests that equal the limits make eviction less likely.",
+        Reason.EVICTED: f"{_RETRIED} If the node was low on a resource, raise its request in workers.resources.",
         Reason.PREEMPTED: f"{_RETRIED} A higher scheduling.priorityClassName makes preemption less likely.",
         Reason.RENDEZVOUS_FAILED: "Check that all pods can be scheduled at the same time and reach each other.",
         Reason.COLLECTIVE_TIMEOUT: f"Check the network between the pods. {_RETRIED}",
