@@ -1,56 +1,31 @@
-"""One control plane per test session, with the CRD applied; a namespace per test."""
+"""One control plane per test session, with the CRD applied; a namespace, a proxy, an operator per test."""
 
-import importlib.util
 import itertools
-import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-HERE = Path(__file__).parent
-CRD = HERE.parents[1] / "crds" / "finetunejobs.finetune.dev.yaml"
-CRD_URL = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/finetunejobs.finetune.dev"
+from support.accounts import await_namespace, grant_operator
+from support.cluster import CRD, NoGo, load_control_plane
+from support.gang import Kubelet
+from support.operator_process import OperatorProcess
+from support.proxy import FaultProxy
+
 _numbers = itertools.count(1)
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory):
-    build = load(HERE / "binaries" / "build.py")
-    if not build.binary().exists() and shutil.which("go") is None:
-        pytest.skip("tier left out: the control plane is built with Go, and no `go` was found")
-    servers = load(HERE / "servers.py")
-    plane = servers.ControlPlane(build.build(), tmp_path_factory.mktemp("control-plane"))
     try:
-        plane.start()
-        plane.kubectl("apply", "--server-side", "-f", str(CRD))
-        with plane.client() as client:
-            await_established(client)
-        yield plane
-    finally:
-        plane.stop()
-
-
-def await_established(client: httpx.Client) -> None:
-    for _ in range(200):
-        conditions = client.get(CRD_URL).json().get("status", {}).get("conditions") or []
-        if any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"the CRD is not served: {conditions}")
+        plane = load_control_plane(tmp_path_factory.mktemp("control-plane"))
+    except NoGo as error:
+        pytest.skip(f"tier left out: {error}")
+    yield plane
+    plane.stop()
 
 
 @pytest.fixture
@@ -63,9 +38,52 @@ def api(cluster) -> Iterator[httpx.Client]:
 def namespace(api: httpx.Client) -> str:
     name = f"test-{next(_numbers)}"
     api.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
+    await_namespace(api, name)
     return name
 
 
 @pytest.fixture(scope="session")
 def crd_document() -> dict:
     return yaml.safe_load(CRD.read_text())
+
+
+@pytest.fixture
+def proxy(cluster) -> Iterator[FaultProxy]:
+    """A proxy of the test's own between its operator and the API server."""
+    with FaultProxy(cluster.url, cluster.ca_file) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def kubelet(cluster, namespace: str) -> Iterator[Kubelet]:
+    with Kubelet(cluster.client, namespace) as kubelet:
+        yield kubelet
+
+
+@pytest.fixture(scope="session")
+def operator_token(cluster) -> str:
+    """A token of an account with the operator's permissions and no more."""
+    return grant_operator(cluster)
+
+
+@pytest.fixture
+def make_operator(
+    proxy: FaultProxy, operator_token: str, namespace: str, tmp_path: Path
+) -> Iterator[Callable[..., OperatorProcess]]:
+    """Makes operators of the test's namespace behind the test's proxy; they are killed at its end.
+
+    `flags`, `env`, and `server_url` for another proxy; each has a folder of its own.
+    """
+    made: list[OperatorProcess] = []
+
+    def make(*flags: str, server_url: str = "", env: dict[str, str] | None = None, **more: Any) -> OperatorProcess:
+        folder = tmp_path / f"operator-{len(made)}"
+        process = OperatorProcess(
+            server_url or proxy.url, operator_token, folder, (namespace,), env, flags=flags, **more
+        )
+        made.append(process)
+        return process
+
+    yield make
+    for each in made:
+        each.kill()

@@ -13,6 +13,8 @@ import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from support.processes import cpu_s
+
 START_S = 60.0
 
 
@@ -57,6 +59,10 @@ class ControlPlane:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of all servers together since they started, in seconds."""
+        return sum(cpu_s(child.pid) for child in self.children.values())
 
     @property
     def ca_file(self) -> str:

@@ -1,20 +1,14 @@
 """The kubelet that plays pods, with a plain Indexed Job of the real Job controller."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from support.gang import Kubelet, await_that
+from support.waiting import await_that
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
-
-
-@pytest.fixture
-def kubelet(cluster, namespace: str) -> Iterator[Kubelet]:
-    with Kubelet(cluster.client, namespace) as kubelet:
-        yield kubelet
 
 
 @pytest.fixture

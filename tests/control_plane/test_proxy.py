@@ -17,12 +17,6 @@ PATIENCE_S = 20.0
 
 
 @pytest.fixture
-def proxy(cluster) -> Iterator[FaultProxy]:
-    with FaultProxy(cluster.url, cluster.ca_file) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def client(cluster, proxy: FaultProxy) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {cluster.token}", "User-Agent": "tester"}
     with httpx.Client(base_url=proxy.url, headers=headers, trust_env=False, timeout=PATIENCE_S) as client:

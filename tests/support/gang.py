@@ -6,7 +6,6 @@ terminating until its kubelet says that it ended, as in a cluster.
 
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -16,9 +15,9 @@ from finetune_api.names import JOB_INDEX_ANNOTATION, JOB_NAME_LABEL
 from support import pod_states
 from support.nodes import Nodes
 from support.pod_follower import follow
+from support.waiting import await_that
 
 Object = dict[str, Any]
-PATIENCE_S = 60.0
 SIGTERM_EXIT = 143
 _TERMINAL = {"Succeeded", "Failed"}
 
@@ -34,7 +33,7 @@ class Kubelet:
     def __init__(self, open_client: Callable[[], httpx.Client], namespace: str) -> None:
         self._client = open_client()
         self._open_client = open_client
-        self._namespace = namespace
+        self.namespace = namespace
         self._nodes = Nodes(open_client, f"{namespace}-node{next(self._instances)}")
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -79,7 +78,7 @@ class Kubelet:
             live = [pod for pod in found if not _is_terminal(pod) and not _is_deleted(pod)]
             return (live or found or [None])[-1]
 
-        return await_that(find, f"pod {index} of Job {self._namespace}/{job}")
+        return await_that(find, f"pod {index} of Job {self.namespace}/{job}")
 
     def run(self, job: str, nodes: int = 1) -> list[Object]:
         """Start all pods of a Job."""
@@ -201,7 +200,7 @@ class Kubelet:
         return answer.raise_for_status().json()
 
     def _url(self, *parts: str) -> str:
-        return "/".join([f"/api/v1/namespaces/{self._namespace}/pods", *parts])
+        return "/".join([f"/api/v1/namespaces/{self.namespace}/pods", *parts])
 
     def _play(self) -> None:
         try:
@@ -225,15 +224,6 @@ class Kubelet:
                     self._end(current, self.deletion_exit_code)
             elif node is None and not current["spec"].get("schedulingGates"):
                 self._started(current)
-
-
-def await_that(find: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """Return the first true value; fails with what was awaited."""
-    until = time.monotonic() + patience_s
-    while not (found := find()):
-        assert time.monotonic() < until, f"waited {patience_s} s for {what}"
-        time.sleep(0.02)
-    return found
 
 
 def _index(pod: Object) -> int:

@@ -25,7 +25,7 @@ _HOP_BY_HOP = {"connection", "host", "keep-alive", "transfer-encoding", "content
 
 
 class FaultProxy:
-    """Passes requests on to one API server; a context manager."""
+    """Passes requests on to one API server, from its creation until `stop`; a context manager."""
 
     def __init__(self, upstream_url: str, ca_file: str) -> None:
         self.requests: list[Request] = []
@@ -37,13 +37,17 @@ class FaultProxy:
         self._relays: set[WatchRelay] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
-
-    def __enter__(self) -> Self:
         self._thread.start()
         self._do(self._open)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Close every connection and end the thread."""
         self._do(self._close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
