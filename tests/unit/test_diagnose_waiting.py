@@ -20,7 +20,7 @@ def pod(
     conditions: tuple[PodCondition, ...] = (),
     deleting: bool = False,
 ) -> PodFacts:
-    name = f"{JOB}-{index}-x7k2p"
+    name = f"sentiment-kx5zqwe7ab-{index}-x7k2p"
     return PodFacts(name, f"uid-{index}", index, phase, "", "", node, deleting, conditions, containers, "16Gi")
 
 
