@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Final
 
 from finetune_api.exit_codes import Reason, exit_code, reason_of
-from finetune_api.names import TRAINER_CONTAINER
 from finetune_api.result import Failure, Result
 from finetune_operator.diagnose_clues import SECONDARY, Clue, Standing
 from finetune_operator.diagnose_policy import SIGKILL_EXIT
@@ -38,7 +37,7 @@ def exit_clue(pod: PodFacts, last_heartbeat: str) -> Clue | None:
     if trainer is not None and trainer.state == "running":
         return None
     # Without a trainer that ran, what failed before it is the cause; a sidecar's end never is.
-    failed = (each for each in pod.containers if each.name != TRAINER_CONTAINER and each.exit_code)
+    failed = (each for each in pod.containers if each.exit_code)
     return next((_initialiser_clue(pod, each) for each in failed), None)
 
 
