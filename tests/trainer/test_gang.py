@@ -18,7 +18,7 @@ from finetune_api.run_config import text_digest
 from support.tiny import manifest, run_config, write_rows
 
 STEPS = 60
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 class Gang:

@@ -1,7 +1,7 @@
-"""`python -m finetune_trainer VERB --config FILE --sha256 HEX`: launch, run, plan or data.
+"""`python -m finetune_trainer VERB --config FILE --sha256 HEX`: launch, run, fetch, plan or data.
 
-`launch` starts the processes, `run` is one of them; `plan` and `data` print one JSON document. Exit codes are those of
-`finetune_api.exit_codes`.
+`launch` starts the processes, `run` is one of them; `fetch` brings what they read from the hub before they start;
+`plan` and `data` print one JSON document. Exit codes are those of `finetune_api.exit_codes`.
 """
 
 import argparse
@@ -11,13 +11,18 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from finetune_api.exit_codes import COMPLETE, Reason, exit_code
-from finetune_api.result import Failure
+from finetune_api.names import RENDEZVOUS_PORT
+from finetune_api.result import Failure, Result
 from finetune_api.run_config import DigestMismatch, RunConfig
 from finetune_trainer.errors import ConfigError, Preempted, TrainerError
-from finetune_trainer.launch import Launcher, LaunchSettings, read_config, write_rank_result
+from finetune_trainer.fence import Writer
+from finetune_trainer.launch import Launcher, LaunchSettings, read_config
+from finetune_trainer.node import ENV_RANK_FOLDER, heartbeat_file, write_rank_result
 from finetune_trainer.stopping import StopFlag
 
 _PR_SET_PDEATHSIG = 1
@@ -26,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Run one verb and return its exit code."""
     parser = argparse.ArgumentParser(prog="finetune_trainer", description=__doc__)
-    parser.add_argument("verb", choices=("launch", "run", "plan", "data"))
+    parser.add_argument("verb", choices=("launch", "run", "fetch", "plan", "data"))
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--sha256", required=True)
     arguments = parser.parse_args()
@@ -36,10 +41,14 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return exit_code(Reason.CONFIG_ERROR)
     if arguments.verb == "launch":
-        return Launcher(arguments.config, arguments.sha256, config, _settings()).run()
+        settings = _settings()
+        if settings.node >= config.nodes:
+            sys.stderr.write(f"JOB_COMPLETION_INDEX: must be below {config.nodes}, found {settings.node}\n")
+            return exit_code(Reason.CONFIG_ERROR)
+        return Launcher(arguments.config, arguments.sha256, config, settings).run()
     if arguments.verb == "run":
         return _run(config)
-    return _inspect(config, arguments.verb)
+    return _tell(_document(config, arguments.verb))
 
 
 def _settings() -> LaunchSettings:
@@ -47,9 +56,12 @@ def _settings() -> LaunchSettings:
     log = environment.get("FINETUNE_TERMINATION_LOG")
     defaults = LaunchSettings()
     return LaunchSettings(
-        float(environment.get("FINETUNE_STALL_SECONDS", defaults.stall_s)),
-        float(environment.get("FINETUNE_GRACE_SECONDS", defaults.grace_s)),
-        Path(log) if log else None,
+        stall_s=float(environment.get("FINETUNE_STALL_SECONDS", defaults.stall_s)),
+        grace_s=float(environment.get("FINETUNE_GRACE_SECONDS", defaults.grace_s)),
+        termination_log=Path(log) if log else None,
+        node=int(environment.get("JOB_COMPLETION_INDEX", "0")),
+        port=int(environment.get("FINETUNE_RENDEZVOUS_PORT", RENDEZVOUS_PORT)),
+        token_file=Path(environment.get("FINETUNE_TOKEN_FILE", defaults.token_file)),
     )
 
 
@@ -62,6 +74,10 @@ def _run(config: RunConfig) -> int:
     environment["TOKENIZERS_PARALLELISM"] = "true"
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     rank = int(environment.get("RANK", "0"))
+    folder = Path(environment.get(ENV_RANK_FOLDER, config.paths.work))
+    folder.mkdir(parents=True, exist_ok=True)
+    # Says that this rank runs, before the seconds that torch takes.
+    (folder / heartbeat_file(rank)).touch()
     from finetune_trainer import run  # noqa: PLC0415 - torch; signals must be taken before it is imported
 
     which = run.Rank(
@@ -69,6 +85,8 @@ def _run(config: RunConfig) -> int:
         int(environment.get("LOCAL_RANK", "0")),
         int(environment.get("WORLD_SIZE", "1")),
         environment.get("FINETUNE_METRICS_ADDRESS", "127.0.0.1:0"),
+        folder,
+        Writer(config.job.attempt, environment.get("FINETUNE_POD_UID", "")),
     )
     progress = run.Progress()
     try:
@@ -78,7 +96,7 @@ def _run(config: RunConfig) -> int:
         result = progress.result("Interrupted")
     except Exception as error:  # noqa: BLE001 - whatever it is, it gets a reason
         result = progress.result("Failed", failure=_failure(error, rank))
-    write_rank_result(Path(config.paths.work), rank, result)
+    write_rank_result(folder, rank, result)
     if result.outcome == "Complete":
         return COMPLETE
     return exit_code(Reason.PREEMPTED) if result.failure is None else result.failure.exit_code
@@ -102,15 +120,27 @@ def _failure(error: Exception, rank: int) -> Failure:
     return Failure.of(Reason.UNKNOWN, f"{name}: {text}", "The traceback is in the log.", rank)
 
 
-def _inspect(config: RunConfig, verb: str) -> int:
-    """Print one JSON document; a failure is one too, with the key `failure`."""
-    try:
-        from finetune_trainer import inspect_job  # noqa: PLC0415 - torch
+def _document(config: RunConfig, verb: str) -> Callable[[], Mapping[str, Any]]:
+    """Return what makes the document of a verb; torch is imported by those that need it."""
+    if verb == "fetch":
+        from finetune_trainer.fetch import fetch  # noqa: PLC0415 - the hub's client takes a second
 
-        document = inspect_job.plan(config) if verb == "plan" else inspect_job.show_data(config)
+        return lambda: fetch(config)
+    from finetune_trainer import inspect_job  # noqa: PLC0415 - torch
+
+    return lambda: inspect_job.plan(config) if verb == "plan" else inspect_job.show_data(config)
+
+
+def _tell(make: Callable[[], Mapping[str, Any]]) -> int:
+    """Print one JSON document; a failure is one too, with the key `failure`, and ends up in the pod's status."""
+    try:
+        document = make()
     except TrainerError as error:
         failure = Failure.of(error.reason, error.message, error.remedy)
         sys.stdout.write(json.dumps({"failure": failure.to_dict()}) + "\n")
+        log = _settings().termination_log
+        if log is not None:
+            log.write_text(Result(outcome="Failed", failure=failure).to_json(), encoding="utf-8")
         return failure.exit_code
     sys.stdout.write(json.dumps(document) + "\n")
     return COMPLETE

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetune_api.names import MANIFEST_FILE
+from finetune_trainer import fence
 from finetune_trainer.errors import StorageUnavailable
 
 _TENSORS, _META = "state.safetensors", "meta.json"
@@ -56,8 +57,10 @@ def save(folder: Path, state: TrainState, keep: int) -> Path:
         The checkpoint's folder.
 
     Raises:
+        Preempted: Another pod writes here now; nothing was written.
         StorageUnavailable: It cannot be written; earlier checkpoints are untouched.
-    """
+    """  # noqa: DOC503
+    fence.check(folder, fence.Writer.of(state.meta.get("writer")))
     place = folder / f"step-{state.step:08d}"
     aside = folder / f".{place.name}.{uuid.uuid4().hex}"
     try:

@@ -38,6 +38,12 @@ class ModelNotFound(TrainerError):
     reason = Reason.MODEL_NOT_FOUND
 
 
+class AccessDenied(TrainerError):
+    """The model or data is there, but not for us."""
+
+    reason = Reason.ACCESS_DENIED
+
+
 class NonFiniteLoss(TrainerError):
     """A loss or gradient is NaN or infinite."""
 
@@ -57,7 +63,7 @@ class Preempted(TrainerError):
 
 
 class StorageUnavailable(TrainerError):
-    """A checkpoint or artifact could not be written."""
+    """A checkpoint or artifact could not be written, or a store could not be reached."""
 
     reason = Reason.STORAGE_UNAVAILABLE
 

@@ -1,50 +1,64 @@
-"""Start the processes of a run, watch them, and say with one result why they ended.
+"""Start the processes of this machine, watch them, and say with one result why they ended.
 
-One process is started directly, several by `torch.distributed.run`. torchrun turns every exit code into 1, so the ranks
-leave their results in files and the root cause is read from those. Imports no torch: it is the parent of a program that
-may run out of memory.
+One process is started directly, several by `torch.distributed.run`, on several machines with a launcher each. torchrun
+turns every exit code into 1, so the ranks leave their results in files and the root cause is read from those. Imports
+no torch: it is the parent of a program that may run out of memory.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from finetune_api.exit_codes import COMPLETE, Reason, exit_code
-from finetune_api.names import CHECKPOINTS_DIR, RESULT_FILE, rank_result_file
-from finetune_api.result import CheckpointRef, Failure, Result
+from finetune_api.names import EVENTS_FILE, MOUNT_PROGRESS, RENDEZVOUS_PORT, RESULT_FILE
+from finetune_api.result import Result
 from finetune_api.run_config import RunConfig
+from finetune_trainer.node import ENV_RANK_FOLDER, Node
+from finetune_trainer.posting import Poster
+from finetune_trainer.verdict import Ending, judge
 
-_POLL_S = 0.1
+_POLL_S: Final = 0.1
+_RENDEZVOUS_AGAIN_S: Final = 2.0
 # Activations of a step are freed and wanted again by the next one. By default glibc returns blocks above 32 MiB to the
 # kernel each time, and faulting their pages in costs 10 to 15 % of a step on a CPU; see
 # docs/decisions/0004-cpu-speed.md.
-_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
-_SECONDARY = frozenset({Reason.RENDEZVOUS_FAILED, Reason.COLLECTIVE_TIMEOUT, Reason.PREEMPTED})
-_OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+_ALLOCATOR: Final = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+_OOM_COUNTERS: Final = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSettings:
-    """What the environment decides: how long silence is tolerated, how long a stop may take, where to report."""
+    """What the environment decides."""
 
     stall_s: float = 900.0
+    """How long silence is tolerated."""
     grace_s: float = 110.0
+    """How long a stop may take."""
     termination_log: Path | None = None
+    """Where the result is reported besides the work folder."""
+    node: int = 0
+    """Which of the machines this is: the pod's completion index."""
+    port: int = RENDEZVOUS_PORT
+    """Where the machines meet, at node 0."""
+    token_file: Path = Path(MOUNT_PROGRESS) / "token"
+    """Token for posting progress."""
 
 
 class Launcher:
-    """Runs the processes of one attempt."""
+    """Runs the processes of one attempt on this machine."""
 
     def __init__(self, config_file: Path, sha256: str, config: RunConfig, settings: LaunchSettings) -> None:
         """Remember what to start."""
-        self._config_file = config_file
-        self._sha256 = sha256
+        self._trainer = ["run", "--config", str(config_file), "--sha256", sha256]
         self._config = config
         self._settings = settings
         self._work = Path(config.paths.work)
@@ -56,39 +70,73 @@ class Launcher:
         Returns:
             The exit code that carries the reason.
         """
-        self._work.mkdir(parents=True, exist_ok=True)
-        for pattern in ("result*.json", "heartbeat-*"):
-            for stale in self._work.glob(pattern):
-                stale.unlink()
-        kills_before = _oom_kills()
-        child = subprocess.Popen(self._command(), start_new_session=True, env=self._environment())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
-        stalled = self._wait(child)
-        result = self._result(child.returncode, stalled=stalled, oom_killed=_oom_kills() > kills_before)
-        return self._publish(result)
+        self._work.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="finetune-ranks-"))
+        node = Node(self._config, self._settings.node, self._settings.port, folder)
+        poster = None
+        if node.is_main:
+            (self._work / RESULT_FILE).unlink(missing_ok=True)
+            if self._config.progress is not None:
+                poster = Poster(self._config.progress, self._work / EVENTS_FILE, self._settings.token_file)
+                poster.start()
+        try:
+            result = self._train(node)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._publish(result, node)
+        if poster is not None:
+            poster.stop()
+        return _code(result)
 
-    def _command(self) -> list[str]:
-        verb = ["run", "--config", str(self._config_file), "--sha256", self._sha256]
-        if self._config.processes == 1:
-            return [sys.executable, "-m", "finetune_trainer", *verb]
-        torchrun = ["--standalone", f"--nproc-per-node={self._config.processes}", "--max-restarts=0"]
-        return [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "finetune_trainer", *verb]
+    def _train(self, node: Node) -> Result:
+        kills_before = _oom_kills()
+        deadline = time.monotonic() + self._config.spec.pending_deadline_seconds
+        wait_s = _RENDEZVOUS_AGAIN_S
+        while True:
+            command = node.command(self._trainer, deadline - time.monotonic(), self._settings.grace_s)
+            child = subprocess.Popen(command, start_new_session=True, env=self._environment(node))
+            stalled = self._wait(child, node)
+            # A peer that is being ended, or not there yet, costs another try and not the attempt.
+            met = node.beats() or self._config.nodes == 1
+            if met or stalled or time.monotonic() + wait_s > deadline or self._pause(wait_s):
+                break
+            wait_s = min(30.0, wait_s * 2)
+        ending = Ending(
+            ranks=node.ranks,
+            found=node.results(),
+            started=bool(node.beats()),
+            code=child.returncode,
+            asked_to_stop=self._stop_at is not None,
+            stalled_s=self._settings.stall_s if stalled else None,
+            oom_killed=_oom_kills() > kills_before,
+            alone=self._config.nodes == 1,
+        )
+        return judge(ending, self._work)
 
-    def _environment(self) -> Mapping[str, str]:
+    def _pause(self, wait_s: float) -> bool:
+        """Wait; return whether a stop was asked for before or meanwhile."""
+        end = time.monotonic() + wait_s
+        while self._stop_at is None and time.monotonic() < end:
+            time.sleep(_POLL_S)
+        return self._stop_at is not None
+
+    def _environment(self, node: Node) -> Mapping[str, str]:
         settings = dict(_ALLOCATOR)
         if self._config.processes > 1:
             # The trainer sets its threads itself; torchrun warns unless a number is given.
             settings["OMP_NUM_THREADS"] = "1"
-        return settings | dict(os.environ)  # noqa: TID251 - the rim
+        return settings | dict(os.environ) | {ENV_RANK_FOLDER: str(node.folder)}  # noqa: TID251 - the rim
 
     def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop_at = self._stop_at or time.monotonic()
 
-    def _wait(self, child: subprocess.Popen[bytes]) -> bool:
+    def _wait(self, child: subprocess.Popen[bytes], node: Node) -> bool:
         """Wait for the end, forward a request to stop, end what hangs; return whether it stalled."""
         forwarded = False
         last_sign = time.time()
+        limit_s = self._settings.stall_s
         while child.poll() is None:
             time.sleep(_POLL_S)
             if self._stop_at is not None and not forwarded:
@@ -96,89 +144,39 @@ class Launcher:
                 forwarded = True
             if self._stop_at is not None and time.monotonic() - self._stop_at > self._settings.grace_s:
                 _signal(child, signal.SIGKILL)
-            beats = [_modified(path) for path in self._work.glob("heartbeat-*")]
+            beats = node.beats()
             # The slowest rank decides: the others wait for it.
-            last_sign = max(last_sign, min(beats)) if len(beats) == self._config.processes else last_sign
-            if time.time() - last_sign > self._settings.stall_s:
+            last_sign = max(last_sign, min(beats)) if len(beats) == len(node.ranks) else last_sign
+            # Until they start, the ranks may have to wait for other machines.
+            waiting = not beats and self._config.nodes > 1
+            silent_s = time.time() - last_sign
+            if silent_s > limit_s + (self._config.spec.pending_deadline_seconds if waiting else 0):
                 _signal(child, signal.SIGKILL)
                 child.wait()
                 return True
         return False
 
-    def _result(self, code: int, *, stalled: bool, oom_killed: bool) -> Result:
-        if stalled:
-            return self._failed(
-                Reason.STALLED,
-                f"one of the processes gave no sign of progress for {self._settings.stall_s:.0f} s",
-                "It is started again from the newest checkpoint.",
-            )
-        found: list[tuple[float, int, Result]] = []
-        for rank in range(self._config.processes):
-            path = self._work / rank_result_file(rank)
-            try:
-                result = Result.from_json(path.read_bytes())
-            except (OSError, ValueError):
-                continue
-            found.append((_modified(path), rank, result))
-        failures = sorted((_weight(each), at, rank, each) for at, rank, each in found if each.failure is not None)
-        missing = len(found) < self._config.processes
-        if failures and (failures[0][0] == 0 or not missing):
-            rank, result = failures[0][2], failures[0][3]
-            assert result.failure is not None, "internal: a failure without its reason"
-            return result.model_copy(update={"failure": result.failure.model_copy(update={"rank": rank})})
-        if missing:
-            return self._died(code, oom_killed=oom_killed, found=[rank for _, rank, _ in found])
-        return next(each for _, rank, each in found if rank == 0)
-
-    def _died(self, code: int, *, oom_killed: bool, found: list[int]) -> Result:
-        silent = sorted(set(range(self._config.processes)) - set(found))
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        who = f"process {', '.join(map(str, silent))} left no result; it {how}"
-        if oom_killed:
-            return self._failed(
-                Reason.HOST_OUT_OF_MEMORY,
-                f"{who}, and the kernel's out-of-memory counter rose",
-                "Give more memory, or lower training.batchSize or data.maxLength.",
-            )
-        return self._failed(Reason.UNKNOWN, who, "Read the output above; the newest checkpoint is kept.", silent[0])
-
-    def _failed(self, reason: Reason, message: str, remedy: str, rank: int | None = None) -> Result:
-        newest = max(self._work.glob(f"{CHECKPOINTS_DIR}/step-*"), key=lambda path: path.name, default=None)
-        place = None
-        if newest is not None:
-            step = int(newest.name.removeprefix("step-"))
-            place = CheckpointRef(step=step, path=f"{CHECKPOINTS_DIR}/{newest.name}")
-        return Result(
-            outcome="Failed",
-            step=place.step if place else 0,
-            failure=Failure.of(reason, message, remedy, rank),
-            checkpoint=place,
-        )
-
-    def _publish(self, result: Result) -> int:
+    def _publish(self, result: Result, node: Node) -> None:
         text = result.to_json()
-        aside = self._work / f".{RESULT_FILE}"
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(self._work / RESULT_FILE)
         if self._settings.termination_log is not None:
             self._settings.termination_log.write_text(text, encoding="utf-8")
-        if result.outcome == "Complete":
-            return COMPLETE
-        if result.outcome == "Interrupted":
-            return exit_code(Reason.PREEMPTED)
-        return result.failure.exit_code if result.failure else exit_code(Reason.UNKNOWN)
+        if not node.is_main:
+            # The work folder may be shared, and the result of a run is that of the machine with rank 0.
+            return
+        try:
+            aside = self._work / f".{RESULT_FILE}"
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(self._work / RESULT_FILE)
+        except OSError as error:
+            sys.stderr.write(f"{self._work / RESULT_FILE}: cannot be written: {error}\n")
 
 
-def write_rank_result(work: Path, rank: int, result: Result) -> None:
-    """Leave a rank's result for the launcher, whole or not at all."""
-    aside = work / f".{rank_result_file(rank)}"
-    aside.write_text(result.to_json(), encoding="utf-8")
-    aside.replace(work / rank_result_file(rank))
-
-
-def _weight(result: Result) -> int:
-    """Return 1 for a failure that follows from another process's, 0 for one of its own."""
-    return int(result.failure is not None and result.failure.reason in _SECONDARY)
+def _code(result: Result) -> int:
+    if result.outcome == "Complete":
+        return COMPLETE
+    if result.outcome == "Interrupted":
+        return exit_code(Reason.PREEMPTED)
+    return result.failure.exit_code if result.failure else exit_code(Reason.UNKNOWN)
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -190,13 +188,6 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
             child.send_signal(number)
     except ProcessLookupError:
         return
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _oom_kills() -> int:

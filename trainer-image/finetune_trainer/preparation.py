@@ -21,7 +21,7 @@ from finetune_trainer.data.table import TokenTable, cached
 from finetune_trainer.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_trainer.errors import ConfigError, DataError, ModelNotFound
 from finetune_trainer.runtime import Decision
-from finetune_trainer.sources import ModelFiles, Places, locate_data, locate_model
+from finetune_trainer.sources import ModelFiles, Places, locate_data, locate_model, places_of
 from finetune_trainer.tasks import build_task
 from finetune_trainer.tasks.base import Encoded, Refused, Task
 
@@ -59,7 +59,7 @@ def prepare_data(config: RunConfig) -> Prepared:
         ModelNotFound: There is no such model.
     """  # noqa: DOC502
     spec = config.spec
-    places = Places(Path(config.paths.manifest_folder), Path(config.paths.cache))
+    places = places_of(config)
     splits = load_splits(spec.data, spec.task, spec.training.seed, lambda uri: locate_data(uri, places))
     files = locate_model(spec.model.uri, places)
     tokenizer = load_tokenizer(files.folder, files.gguf_file)

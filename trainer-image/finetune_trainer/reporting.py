@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 
 from finetune_api.names import EVENTS_FILE
 from finetune_api.progress import EventKind, ProgressEvent
+from finetune_trainer.node import heartbeat_file
 from finetune_trainer.runtime import Decision
 
 _HEARTBEAT_EVERY_S = 1.0
@@ -67,15 +68,18 @@ class Metrics:
 class Reporter:
     """Writes events; a process other than 0 has no event file and only keeps its heartbeat."""
 
-    def __init__(self, work: Path, rank: int, trackers: Mapping[str, Tracker] | None = None) -> None:
+    def __init__(
+        self, work: Path, rank: int, trackers: Mapping[str, Tracker] | None = None, beats: Path | None = None
+    ) -> None:
         """Open the event file.
 
         Args:
             work: The run's work folder.
             rank: Number of this process.
             trackers: Where curves go besides the events.
+            beats: Where the launcher looks for heartbeats; the work folder when absent.
         """
-        self._heartbeat_file = work / f"heartbeat-{rank}"
+        self._heartbeat_file = (beats or work) / heartbeat_file(rank)
         self._beat_at = 0.0
         self._trackers = dict(trackers or {})
         self.metrics = Metrics()

@@ -5,7 +5,7 @@ What was measured (threads, number format, micro-batch) is decided once per job,
 
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from finetune_api.base import canonical_json
 from finetune_api.names import CHECKPOINTS_DIR, TRACKING_DIR
 from finetune_api.result import ArtifactRef, CheckpointRef, Result
 from finetune_api.run_config import RunConfig, text_digest
-from finetune_trainer import artifacts, certificates, checkpoint, runtime
+from finetune_trainer import artifacts, certificates, checkpoint, fence, runtime
 from finetune_trainer.card import CardFacts, model_card
 from finetune_trainer.deciding import Deciding
 from finetune_trainer.distributed import Group, join_group
@@ -38,12 +38,17 @@ _SAMPLE_ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Which process this is, and where it serves metrics (None: nowhere)."""
+    """Which process this is."""
 
     rank: int = 0
     local_rank: int = 0
     world: int = 1
     metrics_address: str | None = None
+    """Where it serves metrics; nowhere when None."""
+    folder: Path | None = None
+    """Where its launcher looks for signs of life; the work folder when None."""
+    writer: fence.Writer = field(default_factory=fence.Writer)
+    """Whose checkpoints it writes."""
 
 
 class Progress:
@@ -90,7 +95,7 @@ def train(config: RunConfig, rank: Rank, stop: StopFlag, progress: Progress) -> 
     work = Path(config.paths.work)
     work.mkdir(parents=True, exist_ok=True)
     trackers = open_trackers(list(config.spec.tracking), work / TRACKING_DIR, config.job.name) if rank.rank == 0 else {}
-    reporter = Reporter(work, rank.rank, trackers)
+    reporter = Reporter(work, rank.rank, trackers, rank.folder)
     group: Group | None = None
     try:
         if rank.rank == 0 and rank.metrics_address:
@@ -102,7 +107,7 @@ def train(config: RunConfig, rank: Rank, stop: StopFlag, progress: Progress) -> 
         data = prepare_data(config)
         if group.is_main:
             group.barrier()
-        return _Run(config, data, group, reporter, stop, progress).go()
+        return _Run(config, data, group, reporter, stop, progress, rank.writer).go()
     finally:
         reporter.close()
         if group is not None:
@@ -113,7 +118,14 @@ class _Run:
     """The steps of a run after its data is ready."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - one caller, five collaborators
-        self, config: RunConfig, data: Data, group: Group, reporter: Reporter, stop: StopFlag, progress: Progress
+        self,
+        config: RunConfig,
+        data: Data,
+        group: Group,
+        reporter: Reporter,
+        stop: StopFlag,
+        progress: Progress,
+        writer: fence.Writer,
     ) -> None:
         self._config, self._spec = config, config.spec
         self._data = data
@@ -121,11 +133,14 @@ class _Run:
         self._reporter = reporter
         self._stop = stop
         self._progress = progress
+        self._writer = writer
         self._folder = Path(config.paths.work) / CHECKPOINTS_DIR
 
     def go(self) -> Result:
         for decision in self._data.decisions:
             self._reporter.decision(decision)
+        if self._group.is_main:
+            fence.claim(self._folder, self._writer)
         state = self._find_state()
         kept = None if state is None or self._config.micro_batch is not None else state.meta["decided"]
         deciding = Deciding(self._config, self._group, self._reporter, kept)
@@ -144,6 +159,7 @@ class _Run:
         self._announce(loop, prepared)
         base = self._base_metric(state, prepared, judge)
         meta = {"run": self._fingerprint(), "world": self._group.world, "decided": decided, "base": base}
+        meta["writer"] = self._writer.to_dict()
         if state is not None:
             loop.restore(state)
             self._progress.resumed_from = state.step
@@ -277,6 +293,7 @@ class _Run:
         digest = ""
         if self._group.is_main:
             self._reporter.phase("artifact", "writing and checking the artifact")
+            fence.check(self._folder, self._writer)
             table = self._data.encoded["train"].table
             rows = torch.arange(min(_SAMPLE_ROWS, len(table))).numpy()
             rows_by_set = {name: len(found.table) for name, found in self._data.encoded.items()}

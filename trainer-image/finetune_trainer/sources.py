@@ -1,28 +1,33 @@
 """From an address in the manifest to files on this machine.
 
 `file://` starts at the manifest's folder, `package://` is a folder inside an installed Python package (which is not
-imported), `hf://` is fetched once into the cache and pinned to its commit. Pickled weights are refused here, before
-anything could load them.
+imported), `hf://` is fetched once into the cache and pinned to its commit, `pvc://` is a claim that the operator has
+mounted. Pickled weights are refused here, before anything could load them.
 """
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from finetune_api.run_config import RunConfig
 from finetune_api.uri import Uri, parse_uri
 from finetune_trainer.errors import ConfigError, DataError, ModelNotFound
+from finetune_trainer.hub import fetch_snapshot
 
-_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.gguf")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where relative addresses start, and where fetched files go."""
+    """Where relative addresses start, where fetched files go, and where claims are mounted."""
 
     manifest_folder: Path
     cache: Path
+    claims: Mapping[str, str] = field(default_factory=dict[str, str])
+    keeps_first: bool = False
+    """Whether a branch that was fetched before stays at that commit: a restart must not go on with another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,12 @@ class ModelFiles:
     folder: Path
     gguf_file: str | None = None
     revision: str | None = None
+
+
+def places_of(config: RunConfig, *, keeps_first: bool = False) -> Places:
+    """Return the places of a run."""
+    paths = config.paths
+    return Places(Path(paths.manifest_folder), Path(paths.cache), config.claims, keeps_first)
 
 
 def locate_data(uri: str, places: Places) -> Path:
@@ -48,17 +59,20 @@ def locate_data(uri: str, places: Places) -> Path:
     Raises:
         ConfigError: This kind of address cannot be read here.
         DataError: The package or repository is not there.
+        AccessDenied: The hub does not let us have it.
+        StorageUnavailable: The hub cannot be reached.
     """  # noqa: DOC503
     parsed = parse_uri(uri)
-    if parsed.scheme == "file":
-        return places.manifest_folder / parsed.path
+    mounted = _mounted(parsed, places)
+    if mounted is not None:
+        return mounted
     if parsed.scheme == "package":
         folder = _package_folder(parsed)
         if folder is None:
             raise DataError(f"{uri}: the package is not installed", remedy=f"Install {parsed.location}.")
         return folder / parsed.path
     if parsed.scheme == "hf":
-        return _fetch(parsed, places)[0] / parsed.path
+        return fetch_snapshot(parsed, places.cache, keeps_first=places.keeps_first)[0] / parsed.path
     return _refuse_scheme(uri, parsed)
 
 
@@ -75,11 +89,14 @@ def locate_model(uri: str, places: Places) -> ModelFiles:
     Raises:
         ConfigError: This kind of address cannot be read here.
         ModelNotFound: Nothing is there, or only pickled weights.
+        AccessDenied: The hub does not let us have it.
+        StorageUnavailable: The hub cannot be reached.
     """  # noqa: DOC503
     parsed = parse_uri(uri)
     revision: str | None = None
-    if parsed.scheme == "file":
-        root = places.manifest_folder / parsed.path
+    mounted = _mounted(parsed, places)
+    if mounted is not None:
+        root = mounted
     elif parsed.scheme == "package":
         folder = _package_folder(parsed)
         if folder is None:
@@ -88,7 +105,7 @@ def locate_model(uri: str, places: Places) -> ModelFiles:
             )
         root = folder / parsed.path
     elif parsed.scheme == "hf":
-        root, revision = _fetch(parsed, places)
+        root, revision = fetch_snapshot(parsed, places.cache, keeps_first=places.keeps_first)
         root = root / parsed.path
     else:
         _refuse_scheme(uri, parsed)
@@ -129,6 +146,15 @@ def _inspect(uri: str, root: Path, revision: str | None) -> ModelFiles:
     )
 
 
+def _mounted(uri: Uri, places: Places) -> Path | None:
+    """Return the path of an address whose files are on this machine already."""
+    if uri.scheme == "file":
+        return places.manifest_folder / uri.path
+    if uri.scheme == "pvc" and uri.location in places.claims:
+        return Path(places.claims[uri.location]) / uri.path
+    return None
+
+
 def _package_folder(uri: Uri) -> Path | None:
     try:
         found = importlib.util.find_spec(uri.location)
@@ -137,31 +163,6 @@ def _package_folder(uri: Uri) -> Path | None:
     if found is None or not found.submodule_search_locations:
         return None
     return Path(next(iter(found.submodule_search_locations)))
-
-
-def _fetch(uri: Uri, places: Places) -> tuple[Path, str]:
-    """Return the folder and the commit of a repository, fetched once."""
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a second that other addresses do not need
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
-
-    kind, _, name = uri.location.rpartition("datasets/")
-    try:
-        folder = snapshot_download(
-            name if uri.location.startswith("datasets/") else uri.location,
-            repo_type="dataset" if kind or uri.location.startswith("datasets/") else "model",
-            revision=uri.revision or None,
-            allow_patterns=None if uri.location.startswith("datasets/") else list(_WANTED),
-            cache_dir=places.cache / "hub",
-        )
-    except GatedRepoError as error:
-        raise ModelNotFound(
-            f"{uri}: access is restricted ({error})", remedy="Accept its terms and give a token in spec.secrets."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFound(
-            f"{uri}: cannot be fetched ({error})", remedy="Check the name, the revision and the network."
-        ) from error
-    return Path(folder), Path(folder).name
 
 
 def _refuse_scheme(uri: str, parsed: Uri) -> NoReturn:
