@@ -84,6 +84,8 @@ async def _run(options: argparse.Namespace, settings: Settings) -> None:
     started = asyncio.create_task(_start_after_list(operator, frame))
     # Objects of the start live for good; collecting over them costs CPU at every full collection.
     gc.freeze()
+    for task in (*tasks, started):
+        task.add_done_callback(lambda done: _end_with(done, stop))
     await stop.wait()
     logger.info("stopping")
     for task in (*tasks, started):
@@ -98,6 +100,13 @@ async def _run(options: argparse.Namespace, settings: Settings) -> None:
     except TimeoutError:
         logger.warning("some requests did not end in time")
     frame.stop()
+
+
+def _end_with(task: asyncio.Task[None], stop: asyncio.Event) -> None:
+    """Stop the process when a part of it died: a half-working operator would look healthy."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("internal: a part of the operator ended", exc_info=task.exception())
+        stop.set()
 
 
 async def _start_after_list(operator: Operator, frame: Frame) -> None:

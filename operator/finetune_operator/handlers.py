@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import kopf
@@ -25,7 +26,6 @@ _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 5.0
 _STEADY_S = 30.0
 _CHUNK = 100
-_INACTIVITY_S = 65.0
 _JOIN_S = 3.0
 
 
@@ -63,6 +63,7 @@ class Frame:
         self._sink = sink
         self._on_restart = on_restart
         self._stop = threading.Event()
+        self._ask_to_stop: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._supervise, name="kopf", daemon=True)
 
     def start(self) -> None:
@@ -72,7 +73,10 @@ class Frame:
     def stop(self) -> None:
         """Ask kopf to end and wait a moment for it; a hanging watch does not hold the process."""
         self._stop.set()
-        self._thread.join(_JOIN_S)
+        with suppress(RuntimeError):  # kopf's loop is closed already
+            self._ask_to_stop()
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_S)
 
     def _supervise(self) -> None:
         wait_s = _FIRST_WAIT_S
@@ -93,13 +97,19 @@ class Frame:
             self._stop.wait(wait_s)
 
     async def _run(self) -> None:
+        # Not the threading.Event: kopf would wait for it in a thread of the loop's executor, and a kopf that failed would
+        # never end, since closing the loop waits for its threads.
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._ask_to_stop = lambda: loop.call_soon_threadsafe(stop.set)
+        if self._stop.is_set():
+            return
         await kopf.operator(
             registry=self._registry(),
-            settings=_kopf_settings(),
+            settings=_kopf_settings(self._settings.watch_idle_s),
             standalone=True,
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,
-            stop_flag=self._stop,
+            stop_flag=stop,
         )
 
     def _registry(self) -> kopf.OperatorRegistry:
@@ -116,14 +126,14 @@ class Frame:
         return registry
 
 
-def _kopf_settings() -> kopf.OperatorSettings:
+def _kopf_settings(watch_idle_s: float) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.networking.error_backoffs = _Backoffs()
     settings.networking.request_timeout = 30.0
     settings.networking.connect_timeout = 10.0
     settings.queueing.idle_timeout = 0.01
     settings.watching.chunk_size = _CHUNK
-    settings.watching.inactivity_timeout = _INACTIVITY_S
+    settings.watching.inactivity_timeout = watch_idle_s
     settings.watching.connect_timeout = 10.0
     settings.scanning.disabled = True
     settings.peering.standalone = True

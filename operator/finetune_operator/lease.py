@@ -53,7 +53,6 @@ class Lease:
         """Give the Lease up, so that a standby need not wait for its end."""
         if not self.held():
             return
-        self._until = float("-inf")
         try:
             found = await self._cluster.get(f"{self._path}/{self._name}")
             if found["spec"].get("holderIdentity") == self._identity:
@@ -61,6 +60,7 @@ class Lease:
                 await self._cluster.replace(f"{self._path}/{self._name}", found)
         except errors.ClusterError as error:
             logger.info("lease was not released: %s", error)
+        self._until = float("-inf")
 
     async def _try(self) -> None:
         asked_at = time.monotonic()

@@ -15,7 +15,6 @@ from finetune_operator.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 65.0
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
 Object = dict[str, Any]
@@ -32,6 +31,8 @@ class Collection:
     on_event: Callable[[str, Object], None]
     """Told of ADDED, MODIFIED and DELETED."""
     on_restart: Callable[[], None]
+    idle_s: float
+    """Silence after which a watch counts as dead."""
     selectors: dict[str, str] = field(default_factory=dict[str, str])
 
 
@@ -68,6 +69,12 @@ class Watcher:
                 version = None
                 await asyncio.sleep(max(error.retry_after_s or 0.0, wait_s * self._rng.uniform(0.5, 1.0)))
                 wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
+            except (ValueError, KeyError, TypeError):
+                # An event that cannot be read must not end the watch for good.
+                self._collection.on_restart()
+                logger.exception("watch of %s: unreadable; listed anew", self._collection.paths[0])
+                version = None
+                await asyncio.sleep(_LONGEST_WAIT_S)
 
     async def _list(self) -> str:
         found: list[Object] = []
@@ -94,7 +101,7 @@ class Watcher:
             await asyncio.wait([*streams, stale])
 
     async def _stream(self, path: str, version: str) -> str:
-        async with self._cluster.watch(path, version, IDLE_S, **self._collection.selectors) as events:
+        async with self._cluster.watch(path, version, self._collection.idle_s, **self._collection.selectors) as events:
             return await self._follow(events, version)
 
     async def _follow(self, events: AsyncIterator[Object], version: str) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from finetune_api.exit_codes import Reason, exit_code
 from support.faults import to
 from support.waiting import await_that
-from support.world import World, complete_message, failure_message, truth
+from support.world import Story, World, complete_message, failure_message, truth
 
 
 @pytest.fixture
@@ -92,31 +93,38 @@ def fail_for_good(world: World) -> None:
     world.await_phase("Failed")
 
 
+def counted(request) -> bool:
+    # Events are best effort: one that is lost with the process changes nothing.
+    return request.is_write and request.resource != "events"
+
+
+def play(cluster, folder: Path, story: Story, kill_at: int | None, *, before: bool) -> tuple[dict, int]:
+    """Run a story in a namespace of its own, killed around one write; return the end and the number of writes."""
+    name = f"{story.__name__.replace('_', '-')}-{kill_at or 'calm'}-{'before' if before else 'after'}"
+    with cluster.client() as client:
+        client.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
+    with World(cluster, name, folder / name) as world:
+        if kill_at is not None:
+            hook = world.proxy.before_write if before else world.proxy.after_write
+            hook(kill_at, world.operator.restart_soon, counted, lose=True)
+        world.operator.start()
+        story(world)
+        if kill_at is not None:
+            world.operator.await_restart()
+        world.settle()
+        return truth(world), sum(map(counted, world.proxy.writes))
+
+
 @pytest.mark.parametrize("story", [finish_well, restart_once, suspend_and_resume, fail_for_good])
-def test_f04_killed_at_every_write_the_end_is_that_of_the_undisturbed_run(cluster, tmp_path: Path, api, story):
-    def tell(number: int, kill_at: int | None, *, before: bool) -> tuple[dict, int]:
-        name = f"kill-{story.__name__.replace('_', '-')}-{number}-{'before' if before else 'after'}"
-        api.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
-        with World(cluster, name, tmp_path / name) as world:
-            if kill_at is not None:
-                # Events are best effort: one that is lost with the process changes nothing.
-                hook = world.proxy.before_write if before else world.proxy.after_write
-                hook(kill_at, world.operator.restart_soon, counted, lose=True)
-            world.operator.start()
-            story(world)
-            world.settle()
-            return truth(world), sum(map(counted, world.proxy.writes))
-
-    def counted(request) -> bool:
-        return request.is_write and request.resource != "events"
-
-    calm, writes = tell(0, None, before=False)
+def test_f04_killed_at_every_write_the_end_is_that_of_the_undisturbed_run(cluster, tmp_path: Path, story: Story):
+    calm, writes = play(cluster, tmp_path, story, None, before=False)
 
     assert writes >= 3
-    for k in range(1, writes + 1):
-        for before in (False, True):
-            found, _ = tell(k, k, before=before)
-            assert found == calm, f"killed {'before' if before else 'after'} write {k} of {writes}"
+    with ThreadPoolExecutor(4) as pool:
+        kills = [(k, before) for k in range(1, writes + 1) for before in (False, True)]
+        ends = pool.map(lambda kill: play(cluster, tmp_path, story, kill[0], before=kill[1])[0], kills)
+        for (k, before), end in zip(kills, ends, strict=True):
+            assert end == calm, f"killed {'before' if before else 'after'} write {k} of {writes}"
 
 
 def test_f05_asked_to_stop_in_a_burst_it_leaves_with_code_0_and_gives_the_lease_up(world: World):
@@ -155,7 +163,10 @@ def test_f06_two_operators_at_once_make_one_gang_per_job_and_agree(world: World)
 
 def test_f07_an_operator_that_was_paused_and_lost_its_lease_writes_nothing_more(world: World):
     flags = (f"--lease-namespace={world.namespace}",)
-    first, second = world.another_operator("first", flags=flags), world.another_operator("second", flags=flags, direct=True)
+    first, second = (
+        world.another_operator("first", flags=flags),
+        world.another_operator("second", flags=flags, direct=True),
+    )
     first.start()
     try:
         world.apply("before")

@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -14,13 +13,13 @@ from typing import Any, Self
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
-from support.cluster import load_control_plane
-from support.operator_process import OperatorProcess, grant_operator
 
 from finetune_api import names
 from finetune_api.validation import validate_manifest
 from finetune_operator.plan import Attempt, plan
 from finetune_operator.settings import Settings
+from support.cluster import load_control_plane
+from support.operator_process import OperatorProcess, grant_operator
 from support.proxy import FaultProxy
 
 CONCURRENCY = 16
@@ -56,8 +55,7 @@ async def started_setting(folder: Path) -> AsyncIterator[Setting]:
 
 def write_counts(setting: Setting) -> "Counter[str]":
     """Return the operator's own count of its writes, by verb and resource; refused ones too."""
-    with urllib.request.urlopen(f"{setting.operator.metrics_url}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+    text = setting.operator.metrics()
     found: Counter[str] = Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

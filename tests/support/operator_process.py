@@ -65,6 +65,7 @@ class OperatorProcess:
         chosen = [f"--namespace={each}" for each in namespaces]
         self._command = [*start, "--kubeconfig", str(kubeconfig), *chosen, *flags]
         self._process: subprocess.Popen[bytes] | None = None
+        self._restart: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -110,9 +111,15 @@ class OperatorProcess:
         self.start(ready=ready)
 
     def restart_soon(self) -> None:
-        """SIGKILL now, and start anew beside whatever the caller does."""
+        """SIGKILL now, and start anew beside whatever the caller does; `await_restart` waits for it."""
         self.kill()
-        threading.Thread(target=self.start, kwargs={"ready": False}, daemon=True).start()
+        thread = threading.Thread(target=self.start, kwargs={"ready": False}, daemon=True)
+        thread.start()
+        self._restart = thread
+
+    def await_restart(self) -> None:
+        """Wait until `restart_soon` was called, and until what it started listens."""
+        await_that(lambda: self._restart, "the restart").join()
 
     def pause(self) -> None:
         """Stop it in the middle of whatever it does; `resume` lets it go on, as after a long pause of its machine."""

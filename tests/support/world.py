@@ -180,9 +180,16 @@ def truth(world: World, name: str = "a") -> Object:
     """Return what must be the same whatever was interrupted: the status without its times and versions, the Jobs."""
     status = world.status(name)
     conditions = {each["type"]: (each["status"], each["reason"]) for each in status.get("conditions", [])}
-    keep = ("phase", "attempt", "restarts", "result", "failure", "resolved")
+    keep = ("phase", "attempt", "restarts", "result", "resolved")
+    failure = status.get("failure") or {}
     jobs = [int(each["metadata"]["labels"][names.LABEL_ATTEMPT]) for each in world.children(name)]
-    return {"conditions": conditions, "jobs": jobs, **{key: status.get(key) for key in keep}}
+    return {
+        "conditions": conditions,
+        "jobs": jobs,
+        # The message names the pod, whose name is drawn anew.
+        "failure": {key: value for key, value in failure.items() if key != "message"},
+        **{key: status.get(key) for key in keep},
+    }
 
 
 Story = Callable[[World], None]
