@@ -66,6 +66,8 @@ class Node:
             return [sys.executable, "-m", "finetune_trainer", *trainer]
         options = [f"--nproc-per-node={len(self.ranks)}", "--max-restarts=0"]
         options.append(f"--shutdown-timeout={max(1, int(grace_s - _SHUTDOWN_MARGIN_S))}")
+        # It would leave a folder of its own behind otherwise.
+        options.append(f"--log-dir={self.folder}")
         if self.config.nodes == 1:
             options.insert(0, "--standalone")
         else:
@@ -73,7 +75,7 @@ class Node:
             options += [f"--nnodes={self.config.nodes}", f"--node-rank={self.number}"]
             options += [f"--master-addr={self.config.rendezvous}", f"--master-port={self.port}"]
             # A machine of an earlier attempt finds nobody under its own name.
-            options += [f"--rdzv-id={job.uid or job.name}/{job.attempt}", f"--rdzv-conf=timeout={max(1, int(wait_s))}"]
+            options += [f"--rdzv-id={job.uid or job.name}-{job.attempt}", f"--rdzv-conf=timeout={max(1, int(wait_s))}"]
         return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "finetune_trainer", *trainer]
 
     def beats(self) -> list[float]:
