@@ -41,6 +41,8 @@ class View:
     problems: tuple[Problem, ...] = ()
     confirmed_missing: bool = False
     """Whether the API server itself said that the attempt's Job does not exist."""
+    spec_hash: str = ""
+    """Hash of a spec that was edited since the last status; empty for one that was not."""
 
     @property
     def queue(self) -> str:
@@ -189,12 +191,13 @@ def _suspend(view: View, decision: Decision, job: JobFacts | None) -> Decision:
 def _missing(view: View, decision: Decision, settings: Settings) -> Decision:
     """Make the attempt's children, now or when its backoff is over."""
     draft = decision.draft
+    was_there = view.memory.lost == job_name(view.key.name, view.uid, draft.attempt)
+    if (was_there or draft.holds("Running")) and not view.confirmed_missing:
+        decision.confirm_missing = True
+        return decision
     if draft.holds("Running"):
-        if not view.confirmed_missing:
-            decision.confirm_missing = True
-            return decision
         message = f"the Job of attempt {draft.attempt} was deleted by somebody else"
-        return ending.restart(decision, Failure.of(Reason.UNKNOWN, message), view, settings, counted=False)
+        return ending.restart(decision, Failure.of(Reason.EVICTED, message), view, settings, counted=False)
     due = _restart_due(draft, settings, view.uid)
     if due is not None and view.now < due:
         decision.wake(due)
@@ -206,6 +209,9 @@ def _missing(view: View, decision: Decision, settings: Settings) -> Decision:
         decision.wake(blocked.until)
         if view.now < blocked.until:
             return decision
+    if was_there:
+        message = f"Job {view.memory.lost} was deleted by somebody else before it ran; made again"
+        decision.events.append(("Warning", "Drift", message))
     decision.create = draft.attempt
     return decision
 
@@ -221,9 +227,7 @@ def _alive(view: View, decision: Decision, job: JobFacts, settings: Settings) ->
     draft = decision.draft
     if job.deleting:
         return decision
-    wanted = _own_labels(view, draft.attempt)
-    if any(job.labels.get(name) != value for name, value in wanted.items()):
-        decision.relabel = (job, wanted)
+    _compare(view, decision, job)
     if draft.condition("NameConflict"):
         draft.set("NameConflict", "False", "Resolved")
     if job.suspended:
@@ -242,6 +246,16 @@ def _alive(view: View, decision: Decision, job: JobFacts, settings: Settings) ->
         return _pending(view, decision, job, settings)
     _watch_limits(view, decision)
     return decision
+
+
+def _compare(view: View, decision: Decision, job: JobFacts) -> None:
+    """Restore our labels; tell of a spec that asks for other pods, which are left alone."""
+    wanted = _own_labels(view, decision.draft.attempt)
+    if any(job.labels.get(name) != value for name, value in wanted.items()):
+        decision.relabel = (job, wanted)
+    if view.spec_hash and job.spec_hash and view.spec_hash != job.spec_hash:
+        message = f"the spec asks for other pods than Job {job.name} has; they stay, the next attempt takes it"
+        decision.events.append(("Normal", "SpecChanged", message))
 
 
 def _queued(decision: Decision) -> Decision:

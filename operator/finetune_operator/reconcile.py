@@ -22,7 +22,7 @@ from finetune_operator.events import EventWriter
 from finetune_operator.lifecycle import Decision, View, decide
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import JobFacts, job_facts, pod_facts
-from finetune_operator.plan import Attempt, Plan, plan, unsupported
+from finetune_operator.plan import Attempt, Plan, plan, spec_hash, unsupported
 from finetune_operator.queue import DirtyQueue, Priority
 from finetune_operator.settings import Settings
 from finetune_operator.store import Blocked, Key, Purpose, Record, Store, record_of
@@ -127,6 +127,7 @@ class Reconciler:
             children=self._store.children(record.uid),
             memory=self._store.memory(record.uid),
             now=self._cluster.now(),
+            spec_hash=_hash_of_edited(record, manifest),
         )
 
     async def _decide(self, view: View, manifest: Object) -> tuple[View, Decision, Plan | None]:
@@ -206,6 +207,8 @@ class Reconciler:
                 self._store.put_job(job_facts(made))
             except errors.AlreadyExists:
                 await self._adopt(view, planned.job["metadata"]["name"])
+                # One whose labels were removed is not in our watch: it needs a look now.
+                self._queue.add(view.key)
         except errors.NamespaceTerminating:
             raise
         except (errors.Refused, errors.OwnershipConflict) as error:
@@ -313,6 +316,17 @@ class Reconciler:
             return (1 - self._budget) / rate
         self._budget -= 1
         return 0.0
+
+
+def _hash_of_edited(record: Record, manifest: Object) -> str:
+    """Return the hash of a spec whose generation no status tells of yet; empty when there is nothing to compare."""
+    if record.generation == (manifest["status"].get("observedGeneration") or 1):
+        return ""
+    try:
+        return spec_hash(validate_manifest(manifest))
+    except InvalidSpec:
+        # The next attempt tells it, with every problem.
+        return ""
 
 
 def _check_owner(view: View, found: Object) -> None:

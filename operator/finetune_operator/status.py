@@ -107,7 +107,8 @@ class Draft:
         """Return the merge patch that makes the stored status this one; None when it is so already."""
         changes = {name: value for name, value in self.value.items() if self.old.get(name) != value}
         changes |= dict.fromkeys(self.old.keys() - self.value.keys())
-        if not changes:
+        # An edit that changes nothing else is acknowledged; the first status waits until there is something to say.
+        if not changes and self.old.get("observedGeneration") in {None, self._generation}:
             return None
         if self.old.get("observedGeneration") != self._generation:
             changes["observedGeneration"] = self._generation

@@ -74,6 +74,8 @@ class Memory:
     pods_at: datetime | None = None
     looked: dict[Purpose, datetime] = field(default_factory=dict["Purpose", datetime])
     """When pods of that Job were first listed, by what for."""
+    lost: str = ""
+    """Name of the Job that went away last; empty once it is there again."""
     blocked: Blocked | None = None
     heartbeat_at: datetime | None = None
     report: Report = field(default_factory=Report)
@@ -171,6 +173,9 @@ class Store:
             return False
         jobs[facts.name] = facts
         self._owners[facts.namespace, facts.name] = facts.owner_uid
+        memory = self._memories.get(facts.owner_uid)
+        if memory is not None and memory.lost == facts.name:
+            memory.lost = ""
         return True
 
     def remove_job(self, facts: JobFacts) -> bool:
@@ -182,6 +187,8 @@ class Store:
         del jobs[facts.name]
         self._owners.pop((facts.namespace, facts.name), None)
         self._vanished.add(facts.owner_uid)
+        if facts.owner_uid in self._keys:
+            self.memory(facts.owner_uid).lost = facts.name
         return True
 
     def vanished(self, uid: str) -> bool:
