@@ -192,6 +192,7 @@ class Operator:
             on_list=self._jobs_listed,
             on_event=self._job_event,
             on_restart=lambda: self.metrics.watch_restarts.labels("jobs").inc(),
+            idle_s=self.settings.watch_idle_s,
             selectors={"labelSelector": f"{LABEL_MANAGED_BY}={MANAGER}"},
         )
 

@@ -81,14 +81,15 @@ class Frame:
     def _supervise(self) -> None:
         wait_s = _FIRST_WAIT_S
         while not self._stop.is_set():
-            # kopf never sees a resource that is defined after its start.
-            while not self._is_served():
-                if self._stop.wait(1.0):
-                    return
             started = time.monotonic()
             try:
+                # kopf never sees a resource that is defined after its start.
+                while not self._is_served():
+                    if self._stop.wait(1.0):
+                        return
+                started = time.monotonic()
                 asyncio.run(self._run())
-            except Exception as error:  # noqa: BLE001 - whatever ended it, it is started again
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever ended it, it starts again
                 logger.warning("kopf ended: %s", error)
             if self._stop.is_set():
                 return
@@ -97,10 +98,10 @@ class Frame:
             self._stop.wait(wait_s)
 
     async def _run(self) -> None:
-        # Not the threading.Event: kopf would wait for it in a thread of the loop's executor, and a kopf that failed would
-        # never end, since closing the loop waits for its threads.
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        self._ask_to_stop = lambda: loop.call_soon_threadsafe(stop.set)
+        # No stop_flag: a kopf that failed waits 5 s for what waits for it, and for ever for a threading.Event's thread.
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None, "internal: not in a task"
+        self._ask_to_stop = lambda: loop.call_soon_threadsafe(task.cancel)
         if self._stop.is_set():
             return
         await kopf.operator(
@@ -109,7 +110,6 @@ class Frame:
             standalone=True,
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,
-            stop_flag=stop,
         )
 
     def _registry(self) -> kopf.OperatorRegistry:

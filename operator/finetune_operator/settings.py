@@ -30,6 +30,8 @@ class Settings:
     """Keys that are reconciled at the same time."""
     relist_every_s: float = 420.0
     """How often everything is listed anew, which drops ghosts and heals lost events."""
+    watch_idle_s: float = 65.0
+    """Silence of a watch, bookmarks included, after which it counts as dead; the API server sends one every 60 s."""
     progress_every_s: float = 10.0
     """Least time between two status writes that carry progress alone, per job."""
     status_writes_per_s: float = 20.0
