@@ -69,7 +69,9 @@ def _explained(uri: Uri, error: OSError, *, is_data: bool) -> TrainerError:
     """Return the failure that an error of the hub's client stands for."""
     from huggingface_hub import constants, errors  # noqa: PLC0415 - as above
 
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+    # The client hides most answers behind "not in the cache".
+    answered = error if isinstance(error, errors.HfHubHTTPError) else error.__cause__
+    status = answered.response.status_code if isinstance(answered, errors.HfHubHTTPError) else 0
     missing = DataError if is_data else ModelNotFound
     if isinstance(error, errors.GatedRepoError):
         return AccessDenied(
