@@ -45,7 +45,7 @@ cluster-binaries: env ## Build the test cluster's etcd and Kubernetes from Go mo
 	$(PY) tests/control_plane/binaries/build.py
 
 bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only if every bar is met
-	$(PYTHON) bench/trainer.py
+	$(PYTHON) -P bench/trainer.py
 
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py

@@ -35,6 +35,8 @@ class Measured:
     step_s: float
     quality: float
     peak_mib: float
+    others: float
+    """Share of the machine that other programs used meanwhile; above a few percent the times are not to be trusted."""
 
 
 @dataclass
@@ -93,16 +95,17 @@ def main() -> int:
     return 0 if all(row.met for row in rows) else 1
 
 
+# Short ones first; what is compared runs close together, since a shared machine's speed drifts.
 CASES: dict[str, dict[str, Any]] = {
-    "full, ours": {"manifest": "movie-sentiment-full", "metric": "test/accuracy"},
-    "full, HF pad to max": {"peer": "hf_classification.py", "arguments": ["pad-to-max"]},
-    "full, HF dynamic fp32": {"peer": "hf_classification.py", "arguments": ["dynamic"]},
     "full, HF best": {"peer": "hf_classification.py", "arguments": ["grouped"]},
+    "full, ours": {"manifest": "movie-sentiment-full", "metric": "test/accuracy"},
+    "full, HF dynamic fp32": {"peer": "hf_classification.py", "arguments": ["dynamic"]},
     "masked-lm, ours": {"manifest": "domain-pretrain", "metric": "validation/loss"},
     "masked-lm, HF": {"peer": "hf_masked_lm.py", "arguments": []},
     "chat, ours": {"manifest": "movie-sentiment-chat", "metric": "test/exact_match"},
-    "chat, TRL default": {"peer": "trl_chat.py", "arguments": ["default"]},
     "chat, TRL packing": {"peer": "trl_chat.py", "arguments": ["packing"]},
+    "chat, TRL default": {"peer": "trl_chat.py", "arguments": ["default"]},
+    "full, HF pad to max": {"peer": "hf_classification.py", "arguments": ["pad-to-max"]},
 }
 QUALITY = ("full, ours", "full, HF dynamic fp32")
 
@@ -178,13 +181,13 @@ def measure_ours(case: dict[str, Any], work: Path, seed: int) -> Measured:
     command = [str(PYTHON), "-m", "finetune_cli.main", "run", str(ROOT / "examples" / f"{name}.yaml"), "-o", "json"]
     command += ["--workdir", str(folder), "--set", f"data.train={source}", "--set", "evaluation.gate=null"]
     command += ["--set", f"training.seed={seed}"]
-    started, wall_s, output, peak = timed(command)
+    started, wall_s, output, peak, others = timed(command)
     status = json.loads(output.splitlines()[-1])
     steps = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines() if '"progress"' in line]
     stamps = [(datetime.fromisoformat(each["at"]).timestamp(), each["data"]["step"]) for each in steps]
     step_s = (stamps[-1][0] - stamps[0][0]) / max(1, stamps[-1][1] - stamps[0][1])
     quality = float(status["result"]["metrics"][case["metric"]])
-    return Measured(wall_s, stamps[0][0] - started, step_s, quality, peak)
+    return Measured(wall_s, stamps[0][0] - started, step_s, quality, peak, others)
 
 
 def measure_peer(case: dict[str, Any], work: Path, python: str, seed: int) -> Measured:
@@ -197,14 +200,15 @@ def measure_peer(case: dict[str, Any], work: Path, python: str, seed: int) -> Me
         str(DATA),
         str(seed),
     ]
-    started, wall_s, output, peak = timed(command)
+    started, wall_s, output, peak, others = timed(command)
     told = json.loads(output.splitlines()[-1])
-    return Measured(wall_s, told["first_step_at"] - started, told["step_s"], told["quality"], peak)
+    return Measured(wall_s, told["first_step_at"] - started, told["step_s"], told["quality"], peak, others)
 
 
-def timed(command: list[str]) -> tuple[float, float, str, float]:
-    """Run a command; return start, seconds, standard output, and the largest process's peak in MiB."""
+def timed(command: list[str]) -> tuple[float, float, str, float, float]:
+    """Run a command; return start, seconds, output, the largest process's peak in MiB, and the share of others."""
     peak = 0.0
+    busy, own = busy_s(), own_s()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         started = time.time()
         child = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT)
@@ -216,7 +220,19 @@ def timed(command: list[str]) -> tuple[float, float, str, float]:
         errors.seek(0)
         if child.returncode != 0:
             raise SystemExit(f"{command} ended with {child.returncode}\n{errors.read()[-3000:]}{output.read()[-2000:]}")
-        return started, wall_s, output.read(), peak
+        others = (busy_s() - busy - (own_s() - own)) / (wall_s * len(os.sched_getaffinity(0)))
+        return started, wall_s, output.read(), peak, round(max(0.0, others), 3)
+
+
+def busy_s() -> float:
+    """Return the CPU seconds that the whole machine has spent, idle and waiting left out."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_s() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def largest_rss(pid: int) -> float:

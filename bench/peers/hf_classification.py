@@ -40,6 +40,7 @@ arguments = TrainingArguments(
     weight_decay=0.01,
     train_sampling_strategy="group_by_length" if mode == "grouped" else "random",
     bf16=bf16,
+    use_cpu=True,
     report_to=[],
     save_strategy="no",
     seed=seed,

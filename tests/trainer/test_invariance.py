@@ -236,6 +236,7 @@ def test_two_processes_end_with_the_weights_of_one_for_every_task(tmp_path: Path
             folder = tmp_path / f"{processes}-{task}"
             folder.mkdir()
             training = {"maxSteps": 7, "batchSize": 9, "dropout": 0.0 if task != "causal-lm" else None}
+            training["precision"] = "fp32"  # bfloat16 rounds by more than the tolerance
             document = manifest(task, tiny[task], write_rows(folder, task), training=training)
             document["spec"]["training"] = {k: v for k, v in document["spec"]["training"].items() if v is not None}
             document["spec"]["checkpoint"] = {"every": "7steps"}
@@ -252,12 +253,13 @@ def test_two_processes_end_with_the_weights_of_one_for_every_task(tmp_path: Path
 
     for task in sorted(TASKS):
         one, two = (load_file(finals[n][task] / "state.safetensors") for n in (1, 2))
-        for name in one:
-            # A key's bias adds one constant to every score of a row, which softmax ignores: its gradient is rounding
-            # noise that AdamW scales up to a whole step, so its value is nobody's.
-            if name.startswith("model/") and not name.endswith("key.bias"):
-                change = (one[name] - two[name]).norm() / one[name].norm().clamp(min=1e-6)
-                assert change < 1e-3, (task, name)
+        # exp_avg is the gradients of all steps, weighted. Weights are compared as a whole: AdamW scales a gradient that
+        # is rounding noise, such as that of a key's bias, up to a whole step, so one such element is nobody's.
+        for part in ("exp_avg/", "model/"):
+            names = [name for name in one if name.startswith(part)]
+            whole = torch.stack([one[name].norm() for name in names]).norm()
+            for name in names:
+                assert (one[name] - two[name]).norm() <= TOLERANCE * whole, (task, name)
         assert json.loads((finals[2][task] / "meta.json").read_text())["world"] == 2
 
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from finetune_trainer.attention import attend
 
 _KNOWN = frozenset(
     {"BertForSequenceClassification", "RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"}
@@ -32,13 +33,13 @@ def first_token_only(model: nn.Module) -> Generator[None]:
 
     def forward(hidden_BTH: Tensor, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
         first = hidden_BTH[:, :1]
-        mixed = F.scaled_dot_product_attention(
+        mixed = attend(
             heads(attention.query(first)),
             heads(attention.key(hidden_BTH)),
             heads(attention.value(hidden_BTH)),
-            attn_mask=None if mask is None else mask[:, :, :1],
+            None if mask is None else mask[:, :, :1],
             dropout_p=attention.dropout.p if attention.training else 0.0,
-            scale=attention.scaling,
+            scaling=attention.scaling,
         )
         return layer.feed_forward_chunk(layer.attention.output(mixed.transpose(1, 2).flatten(2), first))
 

@@ -76,7 +76,8 @@ class TextClassification:
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return `scores` [B, C], `labels` and each row's mean `loss`."""
-        logits_BC = pooled_logits(model, batch)
+        # NumPy has no bfloat16, and the metrics are computed in float32 anyway.
+        logits_BC = pooled_logits(model, batch).float()
         labels = batch.tensors["labels"]
         losses = self._losses(logits_BC, labels, 0.0)
         loss = losses.mean(dim=1) if self.multi else losses
