@@ -75,8 +75,11 @@ def validate_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
         problems += [_problem(details) for details in error.errors(include_url=False)]
     spec: Any = job.spec.to_dict() if job else manifest.get("spec")
     if isinstance(spec, Mapping):
+        if job is None:
+            # What a model gives back has its defaults; a spec that is none gets them here.
+            spec = with_defaults(FineTuneJobSpec, cast("Mapping[str, Any]", spec))
         broken = {problem.path for problem in problems}
-        for path, rule, found in violations(with_defaults(FineTuneJobSpec, cast("Mapping[str, Any]", spec))):
+        for path, rule, found in violations(spec):
             full = f"spec.{path}"
             if not any(_touches(full, other) for other in broken):
                 problems.append(Problem(full, rule.message, "" if found is None else show(found), rule.remedy))

@@ -7,7 +7,6 @@ models cost 2 ms an object. Knows nothing of jobs: paths and bodies come from th
 # pyright: reportUnknownMemberType=false
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
+import orjson
 from kubernetes.aio import client, config
 
 from finetune_api.names import GROUP, PLURAL, VERSION
@@ -184,7 +184,7 @@ class Cluster:
             self._read_clock(answer.headers)
             if answer.status >= HTTPStatus.BAD_REQUEST:
                 raise _error(answer.status, data, answer.headers)
-            found: Object = json.loads(data)
+            found: Object = orjson.loads(data)
             return found
 
     @asynccontextmanager
@@ -203,7 +203,7 @@ class Cluster:
             headers["Authorization"] = token
         data: bytes | None = None
         if body is not None:
-            data = json.dumps(body, separators=(",", ":")).encode()
+            data = orjson.dumps(body)
             headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else "application/json"
         more: dict[str, Any] = {} if limits is None else {"timeout": limits}
         url = f"{self._configuration.host}{path}"
@@ -231,7 +231,7 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[Object]:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 if line:
-                    found: Object = json.loads(line)
+                    found: Object = orjson.loads(line)
                     yield found
             # A long backlog must not keep workers and the lease from running.
             await asyncio.sleep(0)
@@ -250,7 +250,7 @@ def _plural(path: str) -> str:
 def _error(code: int, data: bytes, headers: Mapping[str, str]) -> errors.ClusterError:
     """Return the error that an answer means."""
     try:
-        status: Object = json.loads(data)
+        status: Object = orjson.loads(data)
     except ValueError:
         status = {"message": data[:300].decode(errors="replace")}
     reason, message = str(status.get("reason", "")), str(status.get("message", ""))

@@ -57,9 +57,12 @@ POD_FAILURE_RULES: Final = (
 """In the order in which the Job controller tries them on a failed pod."""
 
 
+_POLICY: Final[dict[str, Any]] = {"rules": [rule.to_dict() for rule in POD_FAILURE_RULES]}
+
+
 def pod_failure_policy() -> dict[str, Any]:
-    """Return spec.podFailurePolicy of a Job."""
-    return {"rules": [rule.to_dict() for rule in POD_FAILURE_RULES]}
+    """Return spec.podFailurePolicy of a Job; every Job shares it, so send it and do not change it."""
+    return _POLICY
 
 
 @dataclass(frozen=True, slots=True)

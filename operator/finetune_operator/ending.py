@@ -49,7 +49,6 @@ def complete(decision: "Decision", result: Result | None, view: "View") -> "Deci
     draft.value.pop("failure", None)
     _close(decision, view)
     draft.move("Complete")
-    decision.events.append(("Normal", "Complete", "training is complete and the artifact was verified"))
     return decision
 
 

@@ -3,7 +3,6 @@
 Pure. `TRANSITIONS` is the one table of phases; a draft refuses any other step, so a finished job stays finished.
 """
 
-import copy
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -37,7 +36,8 @@ class Draft:
             now: The API server's time.
         """
         self.old = status
-        self.value: dict[str, Any] = copy.deepcopy(dict(status))
+        # Values are replaced, never changed in place, so one level is enough.
+        self.value: dict[str, Any] = dict(status)
         self._generation = generation
         self._now = now
 
@@ -83,7 +83,7 @@ class Draft:
         }
         if old and all(old.get(name) == new[name] for name in ("status", "reason", "message")):
             return
-        conditions: list[dict[str, Any]] = self.value.setdefault("conditions", [])
+        conditions: list[dict[str, Any]] = self.value.get("conditions") or []
         self.value["conditions"] = [each for each in conditions if each["type"] != kind] + [new]
 
     def stop_running(self, reason: str, message: str = "") -> None:

@@ -5,16 +5,20 @@ their answers arrive; a watch that is behind cannot undo them. A spec is kept as
 need 80 MiB.
 """
 
-import json
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+import orjson
+
 from finetune_operator.observe import JobFacts, PodFacts, parse_time
 from finetune_operator.report import Report
 
 Purpose = Literal["pending", "terminating", "failing", "ended"]
+_ENDED = 10_000
+"""Deleted jobs whose late events are still known as such."""
 _FINISHED_PHASES = frozenset({"Complete", "Failed"})
 
 
@@ -49,7 +53,7 @@ class Record:
 
     def manifest(self) -> dict[str, Any]:
         """Return the object: metadata, spec and status."""
-        found: dict[str, Any] = json.loads(self.text)
+        found: dict[str, Any] = orjson.loads(self.text)
         return found
 
 
@@ -76,6 +80,8 @@ class Memory:
     """When pods of that Job were first listed, by what for."""
     lost: str = ""
     """Name of the Job that went away last; empty once it is there again."""
+    refusal: str = ""
+    """What the API server said when it refused the pods of a Job that has none; empty when it has some."""
     blocked: Blocked | None = None
     heartbeat_at: datetime | None = None
     report: Report = field(default_factory=Report)
@@ -106,7 +112,7 @@ def record_of(body: Mapping[str, Any]) -> Record:
         created_at=created,
         deleting="deletionTimestamp" in metadata,
         phase=status.get("phase", ""),
-        text=json.dumps(document, separators=(",", ":")).encode(),
+        text=orjson.dumps(document),
     )
 
 
@@ -121,7 +127,7 @@ class Store:
         self._memories: dict[str, Memory] = {}
         self._owners: dict[tuple[str, str], str] = {}
         self._vanished: set[str] = set()
-        self._ended: dict[str, int] = {}
+        self._ended: OrderedDict[str, int] = OrderedDict()
 
     def memory(self, uid: str) -> Memory:
         """Return what is remembered of a job."""
@@ -160,13 +166,18 @@ class Store:
         if known is None or known.uid != uid:
             return False
         self._forget(known)
-        # A late event of the deleted object must not bring it back; uids are never used again, so one is enough.
-        self._ended = {uid: max(version, known.version)}
+        # A late event of a deleted object must not bring it back, and a watch can be behind many deletions.
+        self._ended[uid] = max(version, known.version)
+        if len(self._ended) > _ENDED:
+            self._ended.popitem(last=False)
         del self.records[key]
         return True
 
     def put_job(self, facts: JobFacts) -> bool:
-        """Take a newer version of a Job; return whether it was newer."""
+        """Take a newer version of a Job; return whether anything changed that a decision could depend on.
+
+        Half of a Job's updates are the Job controller's own bookkeeping.
+        """
         jobs = self._children.setdefault(facts.owner_uid, {})
         known = jobs.get(facts.name)
         if known is not None and known.version >= facts.version:

@@ -123,12 +123,10 @@ class Load:
         path = f"/apis/batch/v1/namespaces/{self._namespace}/jobs"
 
         async def both(number: int) -> None:
-            # A queue is all that keeps the operator away: it is stopped meanwhile.
             made = await self._post_one(f"j{number}")
             child = plan(validate_manifest(made), Attempt(1), Settings()).job
             await self._send("POST", path, child)
 
-        self._setting.operator.terminate()
         started = time.monotonic()
         await self._spread(both(number) for number in range(count))
         took_s = time.monotonic() - started
