@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from finetune_api.names import LABEL_MANAGED_BY, MANAGER
 from finetune_operator import cluster as paths
 from finetune_operator import errors
+from finetune_operator.admission import KUEUE_GROUP, admission_of
 from finetune_operator.cluster import Cluster, Object
 from finetune_operator.lease import Lease
 from finetune_operator.metrics import Metrics
@@ -68,7 +69,7 @@ class Operator:
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Start everything that runs until cancelled."""
-        parts = [self._jobs.run(), self._keep_listed(), self._start_workers()]
+        parts = [self._jobs.run(), self._keep_listed(), self._keep_admissions(), self._start_workers()]
         return [asyncio.create_task(part) for part in parts]
 
     def receive(self, kind: str | None, body: Mapping[str, Any]) -> None:
@@ -78,7 +79,7 @@ class Operator:
         self._loop.call_soon_threadsafe(self._drain)
 
     def watch_restarted(self) -> None:
-        """Note that kopf's watch broke: what was deleted meanwhile is only seen by a list; any thread may call."""
+        """Note that kopf lists anew: what was deleted meanwhile shows in a list of ours alone. Any thread may call."""
         self.metrics.watch_restarts.labels("finetunejobs").inc()
         self._loop.call_soon_threadsafe(self._relist.set)
 
@@ -137,9 +138,6 @@ class Operator:
                 self._drop(record.key, record.uid, record.version)
             elif self.store.put(record):
                 self.queue.add(record.key, Priority.FINISH if record.finished else Priority.NEW)
-            elif kind is None and self._synced.is_set():
-                # kopf lists again after its version was too old; what was deleted in between shows in a list alone.
-                self._relist.set()
 
     def _drop(self, key: Key, uid: str, version: int) -> None:
         if self.store.remove(key, uid, version):
@@ -185,6 +183,38 @@ class Operator:
                 finished = record is not None and record.finished
                 self.queue.add(key, Priority.ROUTINE if finished or not selectors else Priority.NEW)
 
+    async def _keep_admissions(self) -> None:
+        """Watch Kueue's Workloads where it is installed; looked for again now and then."""
+        while True:
+            try:
+                group = await self.cluster.get(f"/apis/{KUEUE_GROUP}")
+                root = f"/apis/{group['preferredVersion']['groupVersion']}"
+                await Watcher(self.cluster, self._workload_collection(root), random.Random()).run()
+            except errors.ClusterError:
+                await asyncio.sleep(self.settings.relist_every_s)
+
+    def _workload_collection(self, root: str) -> Collection:
+        namespaces = self.settings.namespaces or ("",)
+        return Collection(
+            paths=tuple(paths.resource(root, "workloads", each) for each in namespaces),
+            on_list=self._workloads_listed,
+            on_event=self._workload_event,
+            on_restart=lambda: self.metrics.watch_restarts.labels("workloads").inc(),
+            idle_s=self.settings.watch_idle_s,
+        )
+
+    def _workloads_listed(self, items: list[Object], _version: int) -> None:
+        for body in items:
+            self._workload_event("ADDED", body)
+
+    def _workload_event(self, kind: str, body: Object) -> None:
+        uid, job, admission = admission_of(body)
+        if kind == "DELETED":
+            self.store.admissions.pop(uid, None)
+        elif uid and self.store.admissions.get(uid) != admission:
+            self.store.admissions[uid] = admission
+            self._touch(self.store.owner_of(body["metadata"]["namespace"], job))
+
     def _job_collection(self) -> Collection:
         namespaces = self.settings.namespaces or ("",)
         return Collection(
@@ -197,6 +227,8 @@ class Operator:
         )
 
     def _jobs_listed(self, items: list[Object], version: int) -> None:
+        # A list that succeeds after a broken watch is how an outage ends.
+        self.queue.hurry()
         for uid in self.store.replace_jobs(map(job_facts, items), version):
             self._touch(uid)
 

@@ -37,6 +37,21 @@ class _Backoffs:
         return (min(5.0, 0.1 * 2 ** min(tries, 10)) * rng.uniform(0.5, 1.0) for tries in itertools.count())
 
 
+class _TooOld(logging.Filter):
+    """Hears that a watch of kopf was too old (410 Gone) and that it lists anew: kopf tells it in its log alone."""
+
+    logger = logging.getLogger("kopf._cogs.clients.watching")
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith("Restarting the watch-stream"):
+            self._tell()
+        return record.levelno >= logging.WARNING
+
+
 class Frame:
     """kopf under a supervisor."""
 
@@ -55,7 +70,7 @@ class Frame:
             login: Returns server and credentials; called in kopf's thread.
             is_served: Tells whether the API server serves FineTuneJobs; blocks, called in kopf's thread.
             sink: Told of every event (None for an item of a list); called in kopf's thread.
-            on_restart: Told when kopf ended by itself.
+            on_restart: Told when kopf ended by itself, or lists anew since its watch was too old.
         """
         self._settings = settings
         self._login = login
@@ -68,6 +83,8 @@ class Frame:
 
     def start(self) -> None:
         """Start the thread."""
+        _TooOld.logger.setLevel(logging.DEBUG)
+        _TooOld.logger.addFilter(_TooOld(self._on_restart))
         self._thread.start()
 
     def stop(self) -> None:

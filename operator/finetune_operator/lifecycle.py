@@ -15,7 +15,8 @@ from finetune_api.names import job_name
 from finetune_api.result import Failure
 from finetune_api.validation import Problem
 from finetune_operator import ending
-from finetune_operator.diagnose import diagnose, final_result, waiting
+from finetune_operator.admission import Admission
+from finetune_operator.diagnose import Waiting, diagnose, final_result, waiting
 from finetune_operator.observe import JobFacts, PodFacts
 from finetune_operator.plan.identity import job_label
 from finetune_operator.settings import Settings
@@ -39,6 +40,8 @@ class View:
     memory: Memory
     now: datetime
     problems: tuple[Problem, ...] = ()
+    admissions: Mapping[str, Admission] = field(default_factory=dict[str, Admission])
+    """What Kueue says, by the uid of the Job."""
     confirmed_missing: bool = False
     """Whether the API server itself said that the attempt's Job does not exist."""
     spec_hash: str = ""
@@ -230,6 +233,7 @@ def _alive(view: View, decision: Decision, job: JobFacts, settings: Settings) ->
     _compare(view, decision, job)
     if draft.condition("NameConflict"):
         draft.set("NameConflict", "False", "Resolved")
+    _mirror_admission(view, draft, job)
     if job.suspended:
         if view.queue:
             return _queued(decision)
@@ -256,6 +260,12 @@ def _compare(view: View, decision: Decision, job: JobFacts) -> None:
     if view.spec_hash and job.spec_hash and view.spec_hash != job.spec_hash:
         message = f"the spec asks for other pods than Job {job.name} has; they stay, the next attempt takes it"
         decision.events.append(("Normal", "SpecChanged", message))
+
+
+def _mirror_admission(view: View, draft: Draft, job: JobFacts) -> None:
+    admission = view.admissions.get(job.uid)
+    if view.queue and admission is not None:
+        draft.set("Admitted", admission.status, admission.reason, admission.message)
 
 
 def _queued(decision: Decision) -> Decision:
@@ -311,12 +321,11 @@ def _pending(view: View, decision: Decision, job: JobFacts, settings: Settings) 
     if waited_s < settings.pending_look_s:
         decision.wake(since + timedelta(seconds=settings.pending_look_s))
         return decision
-    seen_at = view.memory.pods_at
-    first = view.looked_at(job, "pending") is None
-    if first or seen_at is None or (view.now - seen_at).total_seconds() >= _LOOK_AGAIN_S:
+    why = _why_pending(view, job)
+    due = _next_look(view, job, since + timedelta(seconds=settings.image_pull_s) if why.fatal else None)
+    if view.now >= due:
         decision.look = (job, "pending")
         return decision
-    why = waiting(view.pods(job))
     limit_s = float(view.spec.get("pendingDeadlineSeconds", 600))
     if why.fatal is not None and waited_s >= settings.image_pull_s:
         return _stop(view, decision, job, Failure.of(why.fatal, why.message, why.remedy))
@@ -324,10 +333,28 @@ def _pending(view: View, decision: Decision, job: JobFacts, settings: Settings) 
         message = f"pods waited {waited_s:.0f} s, at most {limit_s:.0f} s are allowed: {why.reason}: {why.message}"
         return _stop(view, decision, job, Failure.of(Reason.PENDING_DEADLINE_EXCEEDED, message, why.remedy))
     draft.set("Accepted", "True", "Valid")
-    draft.stop_running(why.reason, why.message)
+    draft.stop_running(why.reason, ". ".join(filter(None, (why.message, why.remedy))))
     draft.move("Pending")
-    decision.wake(min(view.now + timedelta(seconds=_LOOK_AGAIN_S), since + timedelta(seconds=limit_s)))
+    decision.wake(min(due, since + timedelta(seconds=limit_s)))
     return decision
+
+
+def _why_pending(view: View, job: JobFacts) -> Waiting:
+    pods = view.pods(job)
+    refusal = view.memory.refusal
+    if pods or not refusal:
+        return waiting(pods)
+    remedy = "The Job's pods are made as soon as there is room; ask for less, or have the limit raised."
+    return Waiting("QuotaExceeded" if "exceeded quota" in refusal else "Refused", refusal, remedy, None)
+
+
+def _next_look(view: View, job: JobFacts, verdict_at: datetime | None) -> datetime:
+    """Return when pods that wait are listed again; a verdict at a time needs a list that is not older."""
+    seen_at = view.memory.pods_at
+    if view.looked_at(job, "pending") is None or seen_at is None:
+        return view.now
+    due = seen_at + timedelta(seconds=_LOOK_AGAIN_S)
+    return min(due, verdict_at) if verdict_at is not None and seen_at < verdict_at else due
 
 
 def _stop(view: View, decision: Decision, job: JobFacts | None, failure: Failure) -> Decision:

@@ -22,7 +22,8 @@ PERMISSIONS: Final[tuple[Rule, ...]] = (
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
     # The ranks' rendezvous, and the work volume: made once, deleted with their owner.
     {"apiGroups": [""], "resources": ["services", "persistentvolumeclaims"], "verbs": ["get", "create"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+    # list: why a quota or a LimitRange refuses a Job's pods stands in the Job's events alone.
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "list"]},
     # One acting operator among several replicas.
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
     # The mirror of Kueue's admission; without Kueue it grants nothing.

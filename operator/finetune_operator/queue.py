@@ -37,6 +37,7 @@ class DirtyQueue:
         self._busy: set[Key] = set()
         self._again: dict[Key, Priority] = {}
         self._failures: dict[Key, int] = {}
+        self._held: dict[Key, float] = {}
         self._due: dict[Key, float] = {}
         self._later: list[tuple[float, int, Key]] = []
         self._numbers = itertools.count()
@@ -51,6 +52,10 @@ class DirtyQueue:
         """Mark a key dirty. One that is being worked on is looked at once more afterwards."""
         if key in self._busy:
             self._again[key] = min(priority, self._again.get(key, priority))
+            return
+        held_s = self._held.get(key, 0.0) - asyncio.get_running_loop().time()
+        if held_s > 0:
+            self.add_later(key, held_s)
             return
         queued = self._queued.get(key)
         if queued is not None and queued <= priority:
@@ -87,22 +92,31 @@ class DirtyQueue:
     def done(self, key: Key) -> None:
         """Say that a key was dealt with."""
         self._failures.pop(key, None)
+        self._held.pop(key, None)
         self._release(key)
 
     def failed(self, key: Key, retry_after_s: float | None = None) -> float:
         """Say that a key could not be dealt with; return after how many seconds it is tried again.
 
-        Changes that arrive meanwhile do not shorten the wait.
+        A change that arrives meanwhile shortens a wait of our own, never one that the server asked for.
         """
         tries = self._failures.get(key, 0)
         self._failures[key] = tries + 1
         wait_s = min(self._limit_s, _FIRST_RETRY_S * 2 ** min(tries, 16)) * self._rng.uniform(0.5, 1.0)
         if retry_after_s is not None:
             wait_s = max(wait_s, retry_after_s)
+            self._held[key] = asyncio.get_running_loop().time() + retry_after_s
         self._busy.discard(key)
         self._again.pop(key, None)
         self.add_later(key, wait_s)
         return wait_s
+
+    def hurry(self) -> None:
+        """Try what failed now, as after an outage; what the server asked to wait for is kept."""
+        failed = [key for key in self._failures if key not in self._busy]
+        self._failures.clear()
+        for key in failed:
+            self.add(key)
 
     def _release(self, key: Key) -> None:
         self._busy.discard(key)

@@ -81,7 +81,8 @@ class Reconciler:
 
     async def _pass(self, key: Key) -> None:
         record = self._store.records.get(key)
-        if record is None:
+        # A job that is being deleted may be held for long by a finalizer of somebody else: it is theirs.
+        if record is None or record.deleting:
             return
         if not self.may_act(record):
             self._queue.add_later(key, _NOT_YET_S)
@@ -128,6 +129,7 @@ class Reconciler:
             memory=self._store.memory(record.uid),
             now=self._cluster.now(),
             spec_hash=_hash_of_edited(record, manifest),
+            admissions=self._store.admissions,
         )
 
     async def _decide(self, view: View, manifest: Object) -> tuple[View, Decision, Plan | None]:
@@ -162,6 +164,16 @@ class Reconciler:
         listed = await self._cluster.get(paths.core("pods", job.namespace), labelSelector=selector)
         pods = tuple(pod_facts(each) for each in listed["items"])
         self._store.see_pods(view.uid, job, pods, purpose, self._cluster.now())
+        view.memory.refusal = "" if pods or purpose != "pending" else await self._refusal_of_pods(job)
+
+    async def _refusal_of_pods(self, job: JobFacts) -> str:
+        """Return why the API server refuses a Job's pods; only the Job's events tell it."""
+        selector = f"involvedObject.uid={job.uid},reason=FailedCreate"
+        try:
+            listed = await self._cluster.get(paths.core("events", job.namespace), fieldSelector=selector)
+        except errors.Refused:
+            return ""
+        return str(listed["items"][-1]["message"]) if listed["items"] else ""
 
     async def _confirm(self, view: View) -> View:
         """Ask for the attempt's Job: it may be there, and its event on the way."""

@@ -9,12 +9,15 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
 from finetune_operator.observe import JobFacts, PodFacts, parse_time
 from finetune_operator.report import Report
+
+if TYPE_CHECKING:
+    from finetune_operator.admission import Admission
 
 Purpose = Literal["pending", "terminating", "failing", "ended"]
 _ENDED = 10_000
@@ -126,6 +129,8 @@ class Store:
         self._keys: dict[str, Key] = {}
         self._memories: dict[str, Memory] = {}
         self._owners: dict[tuple[str, str], str] = {}
+        self.admissions: dict[str, Admission] = {}
+        """What Kueue says, by the uid of the Job."""
         self._vanished: set[str] = set()
         self._ended: OrderedDict[str, int] = OrderedDict()
 

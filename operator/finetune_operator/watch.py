@@ -6,6 +6,7 @@ Stays alive through every outage: an error ends one watch, never the loop.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
+_STEADY_S = 10.0
 Object = dict[str, Any]
 
 
@@ -56,6 +58,7 @@ class Watcher:
         wait_s = _FIRST_WAIT_S
         version: str | None = None
         while True:
+            started = time.monotonic()
             try:
                 if version is None or self._stale.is_set():
                     self._stale.clear()
@@ -67,6 +70,8 @@ class Watcher:
                 self._collection.on_restart()
                 logger.warning("watch of %s ended: %s", self._collection.paths[0], error)
                 version = None
+                # A watch that lasted is no part of the outage that made the waits long.
+                wait_s = _FIRST_WAIT_S if time.monotonic() - started > _STEADY_S else wait_s
                 await asyncio.sleep(max(error.retry_after_s or 0.0, wait_s * self._rng.uniform(0.5, 1.0)))
                 wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
             except (ValueError, KeyError, TypeError):
@@ -78,13 +83,16 @@ class Watcher:
 
     async def _list(self) -> str:
         found: list[Object] = []
-        version = ""
+        versions: list[int] = []
         for path in self._collection.paths:
+            version = 0
             async for page in self._cluster.pages(path, **self._collection.selectors):
-                version = page["metadata"]["resourceVersion"]
+                version = int(page["metadata"]["resourceVersion"])
                 found += page["items"]
-        self._collection.on_list(found, int(version))
-        return version
+            versions.append(version)
+        # The oldest: what happened to one namespace while the next was listed comes as an event.
+        self._collection.on_list(found, min(versions))
+        return str(min(versions))
 
     async def _watch(self, version: str) -> str:
         """Watch until a stream ends or a new list is wanted; return the version reached."""
