@@ -9,16 +9,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune_api.exit_codes import Disposition, Reason, disposition
 from finetune_api.result import Failure, Result
+from finetune_operator.observe import JobFacts
 from finetune_operator.report import result_status
 from finetune_operator.settings import Settings
 from finetune_operator.status import rfc3339
-
-if TYPE_CHECKING:
-    from finetune_operator.lifecycle import Decision, View
+from finetune_operator.view import Decision, View
 
 _UNCOUNTED = frozenset({Reason.PREEMPTED, Reason.EVICTED})
 MICRO_BATCH = "microBatchLimit"
@@ -26,7 +25,7 @@ MICRO_BATCH = "microBatchLimit"
 _NUMBER = re.compile(r"^\d{1,9}")
 
 
-def complete(decision: "Decision", result: Result | None, view: "View") -> "Decision":
+def complete(decision: Decision, result: Result | None, view: View) -> Decision:
     """Finish a job whose gang succeeded; without its result the status says so instead of inventing one."""
     draft = decision.draft
     draft.set("Accepted", "True", "Valid")
@@ -52,7 +51,7 @@ def complete(decision: "Decision", result: Result | None, view: "View") -> "Deci
     return decision
 
 
-def fail(decision: "Decision", failure: Failure, view: "View", *, accepted: bool = True) -> "Decision":
+def fail(decision: Decision, failure: Failure, view: View, *, accepted: bool = True) -> Decision:
     """Finish a job that failed for good."""
     draft = decision.draft
     reason = failure.reason.value
@@ -67,7 +66,14 @@ def fail(decision: "Decision", failure: Failure, view: "View", *, accepted: bool
     return decision
 
 
-def after_failure(decision: "Decision", failure: Failure, view: "View", settings: Settings) -> "Decision":
+def stop(decision: Decision, job: JobFacts | None, failure: Failure, view: View) -> Decision:
+    """Fail at once and end the gang; the status is written first, so that a crash in between cannot lose the reason."""
+    if job is not None and not job.deleting:
+        decision.delete.append(job)
+    return fail(decision, failure, view)
+
+
+def after_failure(decision: Decision, failure: Failure, view: View, settings: Settings) -> Decision:
     """Decide by the reason whether an attempt's end is the job's."""
     kind = disposition(failure.reason)
     if kind in {Disposition.USER_MUST_FIX, Disposition.LIMIT}:
@@ -82,7 +88,7 @@ def after_failure(decision: "Decision", failure: Failure, view: "View", settings
     return restart(decision, failure, view, settings, counted=failure.reason not in _UNCOUNTED)
 
 
-def restart(decision: "Decision", failure: Failure, view: "View", settings: Settings, *, counted: bool) -> "Decision":
+def restart(decision: Decision, failure: Failure, view: View, settings: Settings, *, counted: bool) -> Decision:
     """Begin the next attempt; its number is written before its Job is posted."""
     draft = decision.draft
     limit = (view.spec.get("restarts") or {}).get("limit", 5)
@@ -120,7 +126,7 @@ def micro_batch_limit(status: Mapping[str, Any]) -> int | None:
     return _leading_number((status.get("resolved") or {}).get(MICRO_BATCH, ""))
 
 
-def _adapt(decision: "Decision", failure: Failure, view: "View") -> bool:
+def _adapt(decision: Decision, failure: Failure, view: View) -> bool:
     """Halve the micro-batch; return whether there was anything to halve."""
     resolved = dict(decision.draft.value.get("resolved") or {}) | (view.memory.report.parts.get("resolved") or {})
     used = _leading_number(resolved.get(MICRO_BATCH, "")) or _leading_number(resolved.get("microBatch", ""))
@@ -141,11 +147,11 @@ def _leading_number(text: str) -> int | None:
     return int(found[0]) if found else None
 
 
-def _tell_failure(decision: "Decision", failure: Failure) -> None:
+def _tell_failure(decision: Decision, failure: Failure) -> None:
     decision.draft.value["failure"] = failure.to_dict()
 
 
-def _close(decision: "Decision", view: "View") -> None:
+def _close(decision: Decision, view: View) -> None:
     decision.draft.value["completionTime"] = rfc3339(view.now)
     ttl_s = view.spec.get("ttlSecondsAfterFinished")
     if ttl_s is not None:

@@ -19,13 +19,14 @@ from finetune_operator import cluster as paths
 from finetune_operator import ending, errors
 from finetune_operator.cluster import Cluster, Object
 from finetune_operator.events import EventWriter
-from finetune_operator.lifecycle import Decision, View, decide
+from finetune_operator.lifecycle import decide
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import JobFacts, job_facts, pod_facts
 from finetune_operator.plan import Attempt, Plan, plan, spec_hash, unsupported
 from finetune_operator.queue import DirtyQueue, Priority
 from finetune_operator.settings import Settings
 from finetune_operator.store import Blocked, Key, Purpose, Record, Store, record_of
+from finetune_operator.view import Decision, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,11 +7,11 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.result import Failure, Result
-from finetune_operator.lifecycle import View
 from finetune_operator.observe import ContainerFacts, JobCondition, JobFacts, PodFacts
 from finetune_operator.plan.identity import job_label
 from finetune_operator.settings import Settings
 from finetune_operator.store import Key, Memory
+from finetune_operator.view import View
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
