@@ -148,16 +148,9 @@ class Cluster:
     async def watch(
         self, path: str, version: str, idle_s: float, **params: str
     ) -> AsyncGenerator[AsyncIterator[Object], None]:
-        """Watch a collection.
+        """Watch a collection after a version; yields the events as the API sends them, until the server ends it.
 
-        Args:
-            path: The collection.
-            version: Resource version to start after.
-            idle_s: Silence, bookmarks included, after which the stream counts as dead.
-            params: Selectors.
-
-        Yields:
-            The events as the API sends them, until the server ends the stream.
+        Silence of idle_s seconds, bookmarks included, counts as a dead stream. params are selectors.
         """
         query = {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": "300"}
         timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=idle_s)

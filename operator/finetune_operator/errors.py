@@ -8,10 +8,8 @@ class OperatorError(Exception):
 class ClusterError(OperatorError):
     """The API server did not do what was asked.
 
-    Attributes:
-        code: HTTP status; 0 when there was no answer.
-        reason: The Status object's reason, such as AlreadyExists.
-        retry_after_s: What the server asked to wait, in seconds; None when it did not.
+    `code` is the HTTP status, 0 when there was no answer; `reason` the Status object's, such as AlreadyExists;
+    `retry_after_s` what the server asked to wait, None when it did not.
     """
 
     def __init__(self, message: str, code: int = 0, reason: str = "", retry_after_s: float | None = None) -> None:

@@ -6,26 +6,26 @@ New children are posted before the status, deletions come after it.
 
 import asyncio
 import logging
-import random
 import time
 from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from finetune_api.names import API_VERSION, JOB_NAME_LABEL, KIND, job_name
+from finetune_api.names import JOB_NAME_LABEL, job_name
 from finetune_api.spec import FineTuneJob
 from finetune_api.validation import InvalidSpec, Problem, validate_manifest
 from finetune_operator import cluster as paths
 from finetune_operator import ending, errors
+from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster, Object
 from finetune_operator.events import EventWriter
 from finetune_operator.lifecycle import decide
 from finetune_operator.metrics import Metrics
-from finetune_operator.observe import JobFacts, job_facts, pod_facts
+from finetune_operator.observe import JobFacts, pod_facts
 from finetune_operator.plan import Attempt, Plan, plan, spec_hash, unsupported
-from finetune_operator.queue import DirtyQueue, Priority
+from finetune_operator.queue import DirtyQueue
 from finetune_operator.settings import Settings
-from finetune_operator.store import Blocked, Key, Purpose, Record, Store, record_of
+from finetune_operator.status_writer import StatusWriter
+from finetune_operator.store import Key, Purpose, Record, Store, record_of
 from finetune_operator.view import Decision, View
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FIRST_REFUSED_S = 2.0
 _LOOKS_PER_PASS = 2
 _NOT_YET_S = 0.5
 
@@ -55,10 +54,9 @@ class Reconciler:
         self._queue = queue
         self._settings = settings
         self._metrics = metrics
-        self._rng = random.Random()
         self._events = EventWriter(cluster)
-        self._budget_at = time.monotonic()
-        self._budget = settings.status_writes_per_s
+        self._children = Children(cluster, store, queue, settings)
+        self._status = StatusWriter(cluster, store, queue, settings, metrics)
         self.may_act: Callable[[Record], bool] = lambda _record: True
 
     async def work(self) -> None:
@@ -131,6 +129,7 @@ class Reconciler:
             now=self._cluster.now(),
             spec_hash=_hash_of_edited(record, manifest),
             admissions=self._store.admissions,
+            version=record.version,
         )
 
     async def _decide(self, view: View, manifest: Object) -> tuple[View, Decision, Plan | None]:
@@ -180,7 +179,7 @@ class Reconciler:
         """Ask for the attempt's Job: it may be there, and its event on the way."""
         attempt = max(1, view.status.get("attempt", 1))
         try:
-            await self._adopt(view, job_name(view.key.name, view.uid, attempt))
+            await self._children.adopt(view, job_name(view.key.name, view.uid, attempt))
         except errors.NotFound:
             return replace(view, confirmed_missing=True)
         return replace(view, children=self._store.children(view.uid))
@@ -190,15 +189,15 @@ class Reconciler:
             await self._create(view, planned)
         if decision.suspend is not None:
             job, suspended = decision.suspend
-            await self._patch_job(job, {"spec": {"suspend": suspended}})
+            await self._children.patch(job, {"spec": {"suspend": suspended}})
             view.memory.looked.clear()
         if decision.relabel is not None:
             job, labels = decision.relabel
-            await self._patch_job(job, {"metadata": {"labels": labels}})
+            await self._children.patch(job, {"metadata": {"labels": labels}})
             decision.events.append(("Warning", "Drift", f"labels of Job {job.name} were edited; restored"))
-        await self._write_status(view, decision)
+        await self._status.write(view, decision)
         for job in decision.delete:
-            await self._delete(job)
+            await self._children.delete(job)
         if decision.delete_self:
             await self._cluster.delete(paths.finetunejobs(*view.key), view.uid)
         for kind, reason, message in decision.events:
@@ -208,127 +207,22 @@ class Reconciler:
 
     async def _create(self, view: View, planned: Plan) -> None:
         """Post an attempt's children; what a quota refuses is told in the status and posted again later."""
-        namespace = view.key.namespace
-        memory = view.memory
         try:
-            if planned.claim is not None:
-                await self._create_once(view, paths.core("persistentvolumeclaims", namespace), planned.claim)
-            if planned.service is not None:
-                await self._create_once(view, paths.core("services", namespace), planned.service)
-            try:
-                made = await self._cluster.create(paths.jobs(namespace), planned.job)
-                self._store.put_job(job_facts(made))
-            except errors.AlreadyExists:
-                await self._adopt(view, planned.job["metadata"]["name"])
-                # One whose labels were removed is not in our watch: it needs a look now.
-                self._queue.add(view.key)
+            await self._children.create(view, planned)
         except errors.NamespaceTerminating:
             raise
         except (errors.Refused, errors.OwnershipConflict) as error:
             if isinstance(error, errors.Refused) and error.reason == "Invalid":
                 await self._refuse(view, error)
             else:
-                self._block(view, error)
+                self._children.block(view, error)
             return
-        memory.blocked = None
-
-    async def _create_once(self, view: View, path: str, body: Object) -> None:
-        try:
-            await self._cluster.create(path, body)
-        except errors.AlreadyExists:
-            found = await self._cluster.get(f"{path}/{body['metadata']['name']}")
-            _check_owner(view, found)
-
-    async def _adopt(self, view: View, name: str) -> None:
-        found = await self._cluster.get(paths.jobs(view.key.namespace, name))
-        _check_owner(view, found)
-        self._store.put_job(job_facts(found))
+        view.memory.blocked = None
 
     async def _refuse(self, view: View, error: errors.Refused) -> None:
         """Fail a job whose children the API server calls invalid: waiting does not mend an affinity."""
         problem = Problem("spec", f"the API server refuses what it asks for: {error}", "", "Correct the manifest.")
-        await self._write_status(view, decide(replace(view, problems=(problem,)), self._settings))
-
-    def _block(self, view: View, error: errors.OperatorError) -> None:
-        """Note a refusal; the next pass tells it, and when it is over another one posts again."""
-        memory = view.memory
-        tries = memory.blocked.tries + 1 if memory.blocked else 1
-        wait_s = min(self._settings.refused_limit_s, _FIRST_REFUSED_S * 2 ** min(tries, 10)) * self._rng.uniform(0.7, 1)
-        reason = "NameConflict" if isinstance(error, errors.OwnershipConflict) else _refusal(error)
-        memory.blocked = Blocked(reason, str(error), tries, self._cluster.now() + timedelta(seconds=wait_s))
-        self._queue.add(view.key, Priority.ROUTINE)
-
-    async def _patch_job(self, job: JobFacts, body: Object) -> None:
-        made = await self._cluster.patch(paths.jobs(job.namespace, job.name), body)
-        self._store.put_job(job_facts(made))
-
-    async def _delete(self, job: JobFacts) -> None:
-        try:
-            await self._cluster.delete(paths.jobs(job.namespace, job.name), job.uid)
-        except (errors.NotFound, errors.Conflict):
-            return
-
-    async def _write_status(self, view: View, decision: Decision) -> None:
-        draft, memory = decision.draft, view.memory
-        urgent = draft.patch() is not None
-        if not draft.phase or draft.phase in {"Running", "Complete", "Failed", "Suspended", "Restarting"}:
-            for name, value in memory.report.parts.items():
-                kept = draft.value.get(name)
-                draft.value[name] = {**kept, **value} if name == "resolved" and kept else value
-        changes = draft.patch()
-        if changes is None:
-            return
-        if not urgent:
-            wait_s = self._progress_wait_s(memory.written_at)
-            if wait_s > 0 or draft.holds("Finished"):
-                if not draft.holds("Finished"):
-                    self._queue.add_later(view.key, wait_s)
-                return
-        record = self._store.records.get(view.key)
-        if record is None or record.uid != view.uid:
-            return
-        await self._patch_status(record, changes)
-        memory.written_at = time.monotonic()
-        if "failure" in changes and draft.value.get("failure"):
-            self._metrics.failures.labels(draft.value["failure"]["reason"]).inc()
-
-    async def _patch_status(self, record: Record, changes: Object) -> None:
-        """Write the status onto the very version that was looked at; a conflict is decided anew."""
-        body: Object = {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "metadata": {"resourceVersion": str(record.version), "uid": record.uid},
-            "status": changes,
-        }
-        path = paths.finetunejobs(record.key.namespace, record.key.name, "status")
-        try:
-            self._store.put(record_of(await self._cluster.patch(path, body)))
-        except errors.NotFound:
-            self._store.remove(record.key, record.uid, record.version)
-        except errors.Conflict:
-            await self._read_again(record)
-            raise
-
-    async def _read_again(self, record: Record) -> None:
-        key = record.key
-        try:
-            self._store.put(record_of(await self._cluster.get(paths.finetunejobs(key.namespace, key.name))))
-        except errors.NotFound:
-            self._store.remove(key, record.uid, record.version)
-
-    def _progress_wait_s(self, written_at: float) -> float:
-        """Return how long progress has to wait: its job's own pace, and the budget of all; takes from the budget."""
-        now = time.monotonic()
-        own_s = written_at + self._settings.progress_every_s - now
-        if own_s > 0:
-            return own_s
-        rate = self._settings.status_writes_per_s
-        self._budget = min(rate, self._budget + (now - self._budget_at) * rate)
-        self._budget_at = now
-        if self._budget < 1:
-            return (1 - self._budget) / rate
-        self._budget -= 1
-        return 0.0
+        await self._status.write(view, decide(replace(view, problems=(problem,)), self._settings))
 
 
 def _hash_of_edited(record: Record, manifest: Object) -> str:
@@ -340,25 +234,3 @@ def _hash_of_edited(record: Record, manifest: Object) -> str:
     except InvalidSpec:
         # The next attempt tells it, with every problem.
         return ""
-
-
-def _check_owner(view: View, found: Object) -> None:
-    """Refuse an object of ours in name only.
-
-    Raises:
-        OwnershipConflict: Somebody else controls it, or nobody does.
-    """
-    owners = found["metadata"].get("ownerReferences") or ()
-    controller: dict[str, Any] = next((each for each in owners if each.get("controller")), {})
-    if controller.get("uid") == view.uid:
-        return
-    name = f"{found.get('kind')} {view.key.namespace}/{found['metadata']['name']}"
-    who = f"{controller['kind']}/{controller['name']}" if controller else "nobody"
-    raise errors.OwnershipConflict(
-        f"refusing to use {name}: its controller is {who}, not FineTuneJob/{view.key.name} of uid {view.uid}. "
-        "Rename or delete it."
-    )
-
-
-def _refusal(error: Exception) -> str:
-    return "QuotaExceeded" if "exceeded quota" in str(error) else "Refused"

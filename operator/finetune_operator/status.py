@@ -52,11 +52,7 @@ class Draft:
         return max(1, self.value.get("attempt", 1))
 
     def move(self, phase: PhaseName) -> None:
-        """Change the phase.
-
-        Raises:
-            AssertionError: The table has no such step.
-        """
+        """Change the phase; a step that the table does not have is an error of the program."""
         if phase != self.phase:
             assert phase in TRANSITIONS[self.phase], f"internal: no step from {self.phase!r} to {phase!r}"
             self.value["phase"] = phase

@@ -216,15 +216,9 @@ class Store:
         self._vanished.discard(uid)
 
     def replace_records(self, records: Iterable[Record], version: int, known: Iterable[Record]) -> Iterator[Key]:
-        """Take a whole list; yield the keys that changed.
+        """Take a whole list at its version; yield the keys that are new, changed or gone.
 
-        Args:
-            records: All that exist at a version.
-            version: Version of the list.
-            known: Held records that the list would have; one that it lacks and that is not newer is dropped.
-
-        Yields:
-            Keys of jobs that are new, changed or gone.
+        `known` are the held records that the list would have; one that it lacks and that is not newer is dropped.
         """
         seen: set[str] = set()
         for record in records:

@@ -28,6 +28,8 @@ class View:
     problems: tuple[Problem, ...] = ()
     admissions: Mapping[str, Admission] = field(default_factory=dict[str, Admission])
     """What Kueue says, by the uid of the Job."""
+    version: int = 0
+    """Version of the object that status is of; a write onto any other is refused."""
     confirmed_missing: bool = False
     """Whether the API server itself said that the attempt's Job does not exist."""
     spec_hash: str = ""
