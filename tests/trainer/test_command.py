@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,18 @@ def test_plan_and_data_explain_a_job_without_training(tmp_path: Path, tiny_llama
     samples = json.loads(data.stdout)["samples"]
     assert [piece["supervised"] for piece in samples[0]["pieces"]] == [False, True]
     assert finetune("data", job).stdout.count("tokens or less") > 0
+
+
+def test_learned_tokens_are_coloured_and_the_others_dimmed(tmp_path: Path, tiny_llama: Path):
+    job = write_manifest(tmp_path, manifest("causal-lm", tiny_llama, write_rows(tmp_path, "causal-lm")))
+    terminal = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "200"}  # noqa: TID251
+    shown = subprocess.run(
+        [*FINETUNE, "data", str(job)], capture_output=True, text=True, check=True, timeout=300, env=terminal
+    ).stdout
+
+    green, dim = "\x1b[1;32m", "\x1b[2m"
+    assert re.search(re.escape(dim) + "[^\x1b]*user : the", shown)
+    assert re.search(re.escape(green) + "[^\x1b]*yes it is", shown)
 
 
 def test_the_manifest_is_read_as_kubectl_reads_it(tmp_path: Path):

@@ -14,6 +14,7 @@ from finetune_trainer.data.sampler import Sampler, split_batch
 from finetune_trainer.data.schema import to_examples
 from finetune_trainer.data.split import hold_out
 from finetune_trainer.errors import DataError, ModelNotFound, TrainerError
+from finetune_trainer.inspect_job import show_data
 from finetune_trainer.preparation import prepare_data
 from finetune_trainer.tasks import metrics
 from support.tiny import manifest, minilm_folder, run_config, write_rows
@@ -86,6 +87,28 @@ def test_a_label_that_training_never_sees_is_named_by_its_row(tmp_path: Path, ti
     error = fault(tmp_path, tiny_bert, "train.jsonl", (LINE + OTHER).encode(), test=test)
 
     assert error.message.startswith("test.jsonl, row 2: the label 'mixed'")
+
+
+def test_a_hostile_label_is_kept_as_it_is_and_escaped_where_it_is_told(tmp_path: Path, tiny_bert: Path):
+    hostile = ["\x1b[2J", "$(HOME)", "a\u202eb", "../../etc", "{{ x }}"]
+    lines = "".join(json.dumps({"text": "fine", "label": label}) + "\n" for label in hostile)
+    path = tmp_path / "train.jsonl"
+    path.write_text(lines)
+    config = run_config(tmp_path, manifest("text-classification", tiny_bert, path))
+    told = show_data(config)["samples"]
+
+    assert sorted(prepare_data(config).task.head.config["label2id"]) == sorted(hostile)
+    assert [sample["label"] for sample in told] == ["\\x1b[2J", "$(HOME)", "a\\u202eb", "../../etc", "{{ x }}"]
+    message = fault(tmp_path, tiny_bert, "train.jsonl", lines.splitlines(keepends=True)[0].encode()).message
+    assert message == "the training rows hold 1 label (\\x1b[2J), at least two are needed"
+
+
+def test_a_split_without_any_label_is_named_by_its_row(tmp_path: Path, tiny_bert: Path):
+    (tmp_path / "test.jsonl").write_text('{"text": "hm", "label": null}\n{"text": "ho", "label": ""}\n')
+    test = {"uri": f"file://{tmp_path / 'test.jsonl'}"}
+    error = fault(tmp_path, tiny_bert, "train.jsonl", (LINE + OTHER).encode(), test=test)
+
+    assert error.message.startswith("test.jsonl, row 1: ")
 
 
 def test_one_label_alone_is_refused(tmp_path: Path, tiny_bert: Path):

@@ -9,14 +9,19 @@ from typing import ClassVar
 from finetune_api.exit_codes import Reason
 
 
+def printable(text: str) -> str:
+    """Return a text with control and direction characters as escapes: a hostile label must not move the cursor."""
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
 class TrainerError(Exception):
     """A failure with a reason from the closed list, a message and a remedy."""
 
     reason: ClassVar[Reason] = Reason.UNKNOWN
 
     def __init__(self, message: str, *, remedy: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
         self.remedy = remedy
 
 

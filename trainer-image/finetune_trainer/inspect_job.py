@@ -8,6 +8,7 @@ import torch
 from finetune_api.run_config import RunConfig
 from finetune_trainer import runtime
 from finetune_trainer.distributed import Group
+from finetune_trainer.errors import printable
 from finetune_trainer.methods import prepare
 from finetune_trainer.models import load_model, parameter_counts
 from finetune_trainer.optim import default_learning_rate
@@ -68,9 +69,9 @@ def show_data(config: RunConfig) -> dict[str, Any]:
     samples = [
         {
             "place": train.examples[row].place,
-            "label": data.task.label_text(train.examples[row]),
+            "label": printable(data.task.label_text(train.examples[row])),
             "pieces": [
-                {"text": piece.text, "supervised": piece.supervised}
+                {"text": printable(piece.text), "supervised": piece.supervised}
                 for piece in data.task.pieces(train.table, row, data.tokenizer)
             ],
         }
