@@ -1,5 +1,8 @@
 """FAULTS 48 on the trainer's side: the endpoint is down, refuses, is slow; nothing but the posting notices."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -8,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from finetune_api.progress import EventKind, ProgressEvent
-from finetune_api.run_config import Endpoint
+from finetune_api.run_config import Endpoint, text_digest
 from finetune_trainer.posting import EventTail, Pace, Poster
 from support.https import Post, Receiver
+from support.tiny import manifest, run_config, write_rows
 
 PATH = "/v1/namespaces/ml/jobs/a/progress"
 FAST = Pace(every_s=0.05, urgent_s=0.01, alive_s=30, look_s=0.01, timeout_s=0.3, patience_s=0.1)
@@ -233,3 +237,27 @@ def test_half_a_line_is_read_when_it_is_whole_and_a_damaged_one_is_left_out(tmp_
 
     assert [each.data for each in tail.take()] == [{"step": 1}]
     assert not tail.waiting()
+
+
+def test_a_run_is_reported_from_its_decisions_to_its_end_and_one_whose_operator_refuses_trains_all_the_same(
+    tmp_path: Path, tiny_bert: Path, receiver: Receiver
+):
+    document = manifest("text-classification", tiny_bert, write_rows(tmp_path, "text-classification"))
+    (tmp_path / "token").write_text("token-1")
+    environment = os.environ | {"FINETUNE_TOKEN_FILE": str(tmp_path / "token")}  # noqa: TID251 - a child needs PATH
+    outcomes: list[int] = []
+    for attempt, status in enumerate((204, 403)):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        receiver.answer = lambda _, status=status: status
+        endpoint = Endpoint(url=receiver.url + PATH, ca=receiver.ca)
+        text = run_config(folder, document).model_copy(update={"progress": endpoint}).to_json()
+        (folder / "run.json").write_text(text)
+        command = [sys.executable, "-m", "finetune_trainer", "launch", "--config", str(folder / "run.json")]
+        done = subprocess.run([*command, "--sha256", text_digest(text)], env=environment, check=False, timeout=300)
+        outcomes.append(done.returncode)
+        if status == 204:
+            assert receiver.told("progress")[-1]["step"] == 4
+            assert {"parameters", "steps"} <= {each["name"] for each in receiver.told("decision")}
+
+    assert outcomes == [0, 0]
