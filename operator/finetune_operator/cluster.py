@@ -24,6 +24,8 @@ from finetune_api.names import GROUP, PLURAL, VERSION
 from finetune_operator import errors
 
 Object = dict[str, Any]
+# The keys of service accounts are served as a type of their own, and to nobody who does not ask for it.
+_ACCEPT = "application/json, application/jwk-set+json"
 _MERGE_PATCH = "application/merge-patch+json"
 _REQUEST_TIMEOUT_S = 30.0
 _CONNECTIONS = 48
@@ -190,7 +192,7 @@ class Cluster:
         limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         assert self._session is not None, "internal: a request before open()"
-        headers = {"Accept": "application/json", "User-Agent": "finetune-operator"}
+        headers = {"Accept": _ACCEPT, "User-Agent": "finetune-operator"}
         token = await self.token()
         if token:
             headers["Authorization"] = token

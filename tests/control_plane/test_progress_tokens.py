@@ -81,9 +81,6 @@ def test_a_pods_token_tells_the_pod_and_others_are_refused(
     assert found == [Caller(namespace, POD, pod["metadata"]["uid"], "default"), "audience", "claims", "audience"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Cluster asks for application/json alone; keys are application/jwk-set+json: 406"
-)
 def test_the_operators_own_connection_reads_the_keys(
     cluster: Any, api: httpx.Client, operator_token: str, pod: dict[str, Any]
 ):
