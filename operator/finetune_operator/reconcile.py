@@ -134,7 +134,7 @@ class Reconciler:
 
     async def _decide(self, view: View, manifest: Object) -> tuple[View, Decision, Plan | None]:
         """Decide, and look closer as often as the decision asks for it."""
-        decision = decide(view, self._settings)
+        view, decision = self._decide_once(view, manifest)
         for _ in range(_LOOKS_PER_PASS):
             if decision.look is not None:
                 await self._look(view, *decision.look)
@@ -142,7 +142,7 @@ class Reconciler:
                 view = await self._confirm(view)
             else:
                 break
-            decision = decide(replace(view, now=self._cluster.now()), self._settings)
+            view, decision = self._decide_once(replace(view, now=self._cluster.now()), manifest)
         if decision.create is None:
             return view, decision, None
         try:
@@ -151,9 +151,19 @@ class Reconciler:
         except InvalidSpec as error:
             job, problems = None, error.problems
         if problems or job is None:
-            view = replace(view, problems=tuple(problems))
-            return view, decide(view, self._settings), None
+            view, decision = self._decide_once(replace(view, problems=tuple(problems)), manifest)
+            return view, decision, None
         return view, decision, self._plan(view, job, decision.create)
+
+    def _decide_once(self, view: View, manifest: Object) -> tuple[View, Decision]:
+        """Decide; a spec that got past the schema, such as a text where an object must be, counts as an empty one."""
+        try:
+            return view, decide(view, self._settings)
+        except (AttributeError, TypeError, ValueError):
+            view = replace(view, spec={}, problems=_problems(manifest))
+            if not view.problems:
+                raise
+            return view, decide(view, self._settings)
 
     def _plan(self, view: View, job: FineTuneJob, number: int) -> Plan:
         limit = ending.micro_batch_limit(view.status)
@@ -223,6 +233,14 @@ class Reconciler:
         """Fail a job whose children the API server calls invalid: waiting does not mend an affinity."""
         problem = Problem("spec", f"the API server refuses what it asks for: {error}", "", "Correct the manifest.")
         await self._status.write(view, decide(replace(view, problems=(problem,)), self._settings))
+
+
+def _problems(manifest: Object) -> tuple[Problem, ...]:
+    try:
+        validate_manifest(manifest)
+    except InvalidSpec as error:
+        return error.problems
+    return ()
 
 
 def _hash_of_edited(record: Record, manifest: Object) -> str:

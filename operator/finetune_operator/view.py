@@ -43,7 +43,7 @@ class View:
     @property
     def suspend(self) -> bool:
         """Whether the user wants it stopped."""
-        return bool(self.spec.get("suspend"))
+        return self.spec.get("suspend") is True
 
     def pods(self, job: JobFacts) -> tuple[PodFacts, ...]:
         """Return the pods that were seen of a Job."""
