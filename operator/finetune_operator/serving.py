@@ -8,6 +8,7 @@ from finetune_api.progress import ProgressEvent
 from finetune_operator.app import Operator
 from finetune_operator.progress import Endpoint, ProgressServer, metrics_app
 from finetune_operator.queue import Priority
+from finetune_operator.status import condition
 from finetune_operator.store import Key, Record
 from finetune_operator.tls import Certificate
 from finetune_operator.tokens import Authority
@@ -43,11 +44,12 @@ class Servers:
         record = self._owner(namespace, job)
         if record is None or record.finished:
             return False
-        attempt = max(1, record.manifest()["status"].get("attempt", 1))
+        status = record.manifest()["status"]
+        attempt = max(1, status.get("attempt", 1))
         if job != job_name(record.key.name, record.uid, attempt):
             return False
         memory = self._operator.store.memory(record.uid)
-        was_silent = memory.heartbeat_at is None
+        was_silent = memory.heartbeat_at is None or condition(status, "ProgressStale").get("status") == "True"
         memory.heartbeat_at = self._operator.cluster.now()
         report = memory.report
         changed = [event for event in events if report.add(event)]
