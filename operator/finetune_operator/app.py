@@ -91,10 +91,8 @@ class Operator:
         return found
 
     def holder(self) -> str | None:
-        """Return None where this process acts; on a standby the acting one's address, empty when it is not known."""
-        if self._lease is None or self._lease.held():
-            return None
-        return self._lease.holder_url
+        """Return None where this process acts, empty on a standby: a Lease tells no address of its holder."""
+        return None if self._lease is None or self._lease.held() else ""
 
     async def served(self) -> bool:
         """Tell whether the API server serves FineTuneJobs to us; what is missing is told by /healthz."""

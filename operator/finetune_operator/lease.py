@@ -32,8 +32,6 @@ class Lease:
         self._identity = identity
         self._until = float("-inf")
         self._seen: tuple[str, float] = ("", 0.0)
-        self.holder_url = ""
-        """Address of the acting operator's progress endpoint; empty when it is not known."""
         self.acquired: asyncio.Event = asyncio.Event()
 
     def held(self) -> bool:

@@ -49,11 +49,6 @@ class JobFacts:
     deleting: bool
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    def gist(self) -> tuple[Any, ...]:
-        """Return what a decision can depend on; counts matter by whether they reach their bound."""
-        counts = (self.ready >= self.nodes, self.active > 0, self.terminating > 0)
-        return (self.uid, self.suspended, self.started_at, self.conditions, self.deleting, self.labels, *counts)
-
     def condition(self, kind: str) -> JobCondition | None:
         """Return a condition that is True, or None."""
         return next((each for each in self.conditions if each.type == kind), None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
-from finetune_operator.observe import JobFacts, PodFacts, parse_time
+from finetune_operator.observe import JobFacts, PodFacts
 from finetune_operator.report import Report
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class Record:
     uid: str
     version: int
     generation: int
-    created_at: datetime
     deleting: bool
     phase: str
     text: bytes
@@ -97,8 +96,6 @@ def record_of(body: Mapping[str, Any]) -> Record:
     """Return the record of a FineTuneJob."""
     metadata: Mapping[str, Any] = body["metadata"]
     status: Mapping[str, Any] = body.get("status") or {}
-    created = parse_time(metadata["creationTimestamp"])
-    assert created is not None, "internal: an object of the API server without creationTimestamp"
     kept = {name: metadata[name] for name in ("name", "namespace", "uid", "labels") if name in metadata}
     document = {
         "apiVersion": body.get("apiVersion", ""),
@@ -112,7 +109,6 @@ def record_of(body: Mapping[str, Any]) -> Record:
         uid=metadata["uid"],
         version=int(metadata["resourceVersion"]),
         generation=metadata.get("generation", 0),
-        created_at=created,
         deleting="deletionTimestamp" in metadata,
         phase=status.get("phase", ""),
         text=orjson.dumps(document),
@@ -136,7 +132,10 @@ class Store:
 
     def memory(self, uid: str) -> Memory:
         """Return what is remembered of a job."""
-        return self._memories.setdefault(uid, Memory())
+        found = self._memories.get(uid)
+        if found is None:
+            found = self._memories[uid] = Memory()
+        return found
 
     def children(self, uid: str) -> Mapping[str, JobFacts]:
         """Return a job's Jobs by name."""
@@ -179,10 +178,7 @@ class Store:
         return True
 
     def put_job(self, facts: JobFacts) -> bool:
-        """Take a newer version of a Job; return whether anything changed that a decision could depend on.
-
-        Half of a Job's updates are the Job controller's own bookkeeping.
-        """
+        """Take a newer version of a Job; return whether it was newer."""
         jobs = self._children.setdefault(facts.owner_uid, {})
         known = jobs.get(facts.name)
         if known is not None and known.version >= facts.version:

@@ -14,6 +14,7 @@ from support.cluster import CRD, NoGo, load_control_plane
 from support.gang import Kubelet
 from support.operator_process import OperatorProcess
 from support.proxy import FaultProxy
+from support.world import World
 
 _numbers = itertools.count(1)
 
@@ -87,3 +88,10 @@ def make_operator(
     yield make
     for each in made:
         each.kill()
+
+
+@pytest.fixture
+def world(cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
+    """One operator, not started yet, behind a proxy in a namespace of its own."""
+    with World(cluster, namespace, tmp_path) as found:
+        yield found

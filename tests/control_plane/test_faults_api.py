@@ -11,9 +11,8 @@ import pytest
 from finetune_operator.settings import Settings
 from support.faults import Request, to
 from support.waiting import await_that
-from support.world import MERGE, World, complete_message
+from support.world import MERGE, WATCHED, World, complete_message
 
-WATCHED = ("finetunejobs", "jobs")
 # The outages of the list of faults last 80 s and 100 s. Backoffs start at 5 ms and double: after 14 s a key already
 # waits longer than the 10 s that are allowed after the return, and the watches wait as long as they ever do.
 OUTAGE_S = 14.0
@@ -24,21 +23,10 @@ RETRY_AFTER_S = 3
 
 
 @pytest.fixture
-def world(cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
-    with World(cluster, namespace, tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
 def impatient(cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
     """A world whose operator takes a watch for dead after 3 s of silence instead of 65."""
     with World(cluster, namespace, tmp_path, flags=("--watch-idle-s=3",)) as found:
         yield found
-
-
-def start_watching(world: World) -> None:
-    world.operator.start()
-    await_that(lambda: {each.resource for each in world.proxy.open_watches} == set(WATCHED), "both watches")
 
 
 def job_posts(world: World, name: str = "") -> list[Request]:
@@ -60,7 +48,7 @@ def lists_and_watches(requests: list[Request], resource: str) -> list[str]:
 
 
 def test_f08_down_it_does_not_crash_and_back_its_backlog_is_done_within_ten_seconds(world: World):
-    start_watching(world)
+    world.start_watching()
     pid = world.operator.pid
     world.apply("running")
     child = world.run("running")
@@ -87,7 +75,7 @@ def test_f08_down_it_does_not_crash_and_back_its_backlog_is_done_within_ten_seco
 
 
 def test_f09_http_500_to_everything_leaves_it_alive_and_at_work_afterwards(world: World):
-    start_watching(world)
+    world.start_watching()
     world.apply("before")
     child = world.run("before")
     world.proxy.fail(500)
@@ -118,7 +106,7 @@ def test_f09_started_while_everything_is_http_500_it_waits_and_then_works(world:
 
 
 def test_f10_retry_after_is_obeyed_whatever_happens_to_its_key_meanwhile(world: World):
-    start_watching(world)
+    world.start_watching()
     world.proxy.fail(429, to("jobs", "POST"), times=1, headers={"Retry-After": str(RETRY_AFTER_S)})
     world.apply()
     await_that(lambda: [each.status for each in job_posts(world)] == [429], "the refusal")
@@ -139,7 +127,7 @@ def test_f10_keys_that_are_told_to_wait_an_hour_starve_no_other_key(world: World
     def is_theirs(request: Request) -> bool:
         return to("jobs", "POST")(request) and b"throttled-" in request.body
 
-    start_watching(world)
+    world.start_watching()
     world.proxy.fail(429, is_theirs, headers={"Retry-After": "3600"})
     for name in throttled:
         world.apply(name)
@@ -152,7 +140,7 @@ def test_f10_keys_that_are_told_to_wait_an_hour_starve_no_other_key(world: World
 
 @pytest.mark.parametrize("watched", WATCHED)
 def test_f11_a_watch_that_ends_with_an_error_is_listed_anew_before_it_is_watched_again(world: World, watched: str):
-    start_watching(world)
+    world.start_watching()
     for code in (500, 504):
         await_that(lambda: any(map(to(watched, watch=True), world.proxy.open_watches)), f"a watch of {watched}")
         before, broken_at = len(world.proxy.requests), time.monotonic()
@@ -171,7 +159,7 @@ def test_f11_a_watch_that_ends_with_an_error_is_listed_anew_before_it_is_watched
 
 
 def test_f12_after_410_gone_the_only_job_deleted_in_the_gap_is_purged(world: World):
-    start_watching(world)
+    world.start_watching()
     # Suspended from the start: it has no Job whose deletion would be heard. Alone: the new list is empty.
     world.apply("ghost", suspend=True)
     world.await_phase("Suspended", "ghost")
@@ -185,7 +173,7 @@ def test_f12_after_410_gone_the_only_job_deleted_in_the_gap_is_purged(world: Wor
 
 
 def test_f12_after_410_gone_on_both_watches_nothing_acts_on_ghosts_and_the_rest_goes_on(world: World):
-    start_watching(world)
+    world.start_watching()
     for name in ("ghost", "kept"):
         world.apply(name)
         world.run(name)
@@ -207,7 +195,7 @@ def test_f12_after_410_gone_on_both_watches_nothing_acts_on_ghosts_and_the_rest_
 
 def test_f13_watches_that_fall_silent_are_opened_anew(impatient: World):
     world = impatient
-    start_watching(world)
+    world.start_watching()
     world.apply("before")
     child = world.run("before")
     world.proxy.stall_watches()

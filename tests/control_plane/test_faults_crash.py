@@ -1,7 +1,6 @@
 """FAULTS 1 to 7: the operator is killed at every write, twice at once, or without its lease."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,12 +10,6 @@ from finetune_api.exit_codes import Reason, exit_code
 from support.faults import to
 from support.waiting import await_that
 from support.world import Story, World, complete_message, failure_message, truth
-
-
-@pytest.fixture
-def world(cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
-    with World(cluster, namespace, tmp_path) as found:
-        yield found
 
 
 def answers_to_posts(world: World) -> list[int]:

@@ -13,19 +13,12 @@ from finetune_api import names
 from finetune_api.exit_codes import Reason
 from support.faults import Request, to
 from support.waiting import await_that
-from support.world import MERGE, World, complete_message, failure_message, truth
+from support.world import MERGE, WATCHED, World, complete_message, failure_message, truth
 
 Object = dict[str, Any]
-WATCHED = ("finetunejobs", "jobs")
 # 30 s in the list of faults; it only has to be longer than what happens meanwhile.
 BEHIND_S = 5.0
 LOST_IS_SEEN_S = 30.0
-
-
-@pytest.fixture
-def world(cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
-    with World(cluster, namespace, tmp_path) as found:
-        yield found
 
 
 @pytest.fixture
@@ -33,11 +26,6 @@ def relisting(cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
     """A world whose operator lists everything anew every 2 s instead of every 7 minutes."""
     with World(cluster, namespace, tmp_path, flags=("--relist-every-s=2",)) as found:
         yield found
-
-
-def start_watching(world: World) -> None:
-    world.operator.start()
-    await_that(lambda: {each.resource for each in world.proxy.open_watches} == set(WATCHED), "both watches")
 
 
 def known_jobs(world: World) -> float:
@@ -91,7 +79,7 @@ def replay(world: World, seen: dict[str, dict[str, Object]]) -> None:
 def test_f14_replayed_events_cause_no_writes(world: World):
     seen: dict[str, dict[str, Object]] = {each: {} for each in WATCHED}
     world.proxy.duplicate_watch_events()
-    start_watching(world)
+    world.start_watching()
     world.apply()
     record_versions(world, seen)
     child = world.await_child()
@@ -121,7 +109,7 @@ def test_f14_replayed_events_cause_no_writes(world: World):
 
 
 def test_f15_whichever_kind_is_heard_late_the_end_is_the_same(world: World):
-    start_watching(world)
+    world.start_watching()
     for late in WATCHED:
         world.proxy.delay_watches(0.5, to(late, watch=True))
         restart_suspend_and_finish(world, f"late-{late}")
@@ -136,7 +124,7 @@ def test_f15_whichever_kind_is_heard_late_the_end_is_the_same(world: World):
 
 
 def test_f15_an_edit_that_was_taken_back_is_not_acted_on_when_news_of_the_gang_overtake_it(world: World):
-    start_watching(world)
+    world.start_watching()
     world.apply()
     child = world.await_child()
     world.proxy.delay_watches(BEHIND_S / 2, to("finetunejobs", watch=True))
@@ -151,7 +139,7 @@ def test_f15_an_edit_that_was_taken_back_is_not_acted_on_when_news_of_the_gang_o
 
 
 def test_f16_watches_far_behind_our_writes_make_no_second_job_and_no_attempt_falls(world: World):
-    start_watching(world)
+    world.start_watching()
     world.apply()
     world.await_child()
     world.proxy.delay_watches(BEHIND_S, to("finetunejobs", watch=True))
@@ -173,7 +161,7 @@ def test_f16_watches_far_behind_our_writes_make_no_second_job_and_no_attempt_fal
 
 def test_f16_late_events_of_deleted_jobs_bring_none_of_them_back(relisting: World):
     world = relisting
-    start_watching(world)
+    world.start_watching()
     doomed = ["x", "y", "z"]
     for name in doomed:
         world.apply(name, suspend=True)
@@ -224,7 +212,7 @@ def test_f17_an_event_that_was_lost_is_healed_by_the_next_list(relisting: World,
         dropped.append(event["object"]["metadata"]["name"])
         return True
 
-    start_watching(world)
+    world.start_watching()
     world.proxy.drop_watch_events(drop)
     world.apply()
     world.kubelet.finish(world.run(), message=complete_message())
@@ -235,7 +223,7 @@ def test_f17_an_event_that_was_lost_is_healed_by_the_next_list(relisting: World,
 
 def test_f17_a_deletion_that_was_lost_is_healed_by_the_next_list(relisting: World):
     world = relisting
-    start_watching(world)
+    world.start_watching()
     world.apply("gone", suspend=True)
     world.await_phase("Suspended", "gone")
     world.proxy.drop_watch_events(lambda event: event["type"] == "DELETED")
@@ -252,7 +240,7 @@ def test_f18_a_conflict_on_the_status_is_decided_anew_from_the_newer_version(wor
         answer = world.api.patch(world.url("ftj", "a"), json=body, headers=MERGE).raise_for_status()
         edited.append(answer.json()["metadata"]["resourceVersion"])
 
-    start_watching(world)
+    world.start_watching()
     world.apply()
     world.await_child()
     # The newer version can then only come from asking for it.
@@ -275,7 +263,7 @@ def test_f19_a_job_name_that_is_taken_is_a_condition_and_the_job_is_never_adopte
     name = names.job_name("a", uid, 1)
     world.api.post(world.url("jobs"), json=foreign_job(world, name, owned=owner == "somebody")).raise_for_status()
     foreign = job_spec(world, name)
-    start_watching(world)
+    world.start_watching()
     conflict = world.await_condition("NameConflict", "True")
     world.apply("other")
     world.run("other")

@@ -143,6 +143,11 @@ class World:
         while self.proxy.requests and time.monotonic() - self._last_request().at < quiet_s:
             time.sleep(0.1)
 
+    def start_watching(self) -> None:
+        """Start the operator and wait until it watches."""
+        self.operator.start()
+        await_that(lambda: {each.resource for each in self.proxy.open_watches} == set(WATCHED), "both watches")
+
     def writes_during(self, seconds: float) -> list[Request]:
         """Return what the operator writes in a span of time."""
         before = len(self.proxy.writes)
@@ -163,6 +168,8 @@ class World:
         return answer.json()
 
 
+WATCHED = ("finetunejobs", "jobs")
+"""What an operator watches wherever it runs."""
 MERGE = {"Content-Type": "application/merge-patch+json"}
 
 

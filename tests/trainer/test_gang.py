@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from finetune_api.exit_codes import Reason, exit_code
 from finetune_api.result import Result
 from finetune_api.run_config import text_digest
+from support.processes import rank_pid
 from support.tiny import manifest, run_config, write_rows
 
 STEPS = 60
@@ -54,23 +55,6 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end, "internal: the test waited in vain"
         time.sleep(0.02)
-
-
-def rank_pid(launcher: int, rank: int) -> int:
-    """Return the process id of a rank; its parents are followed up to the launcher before it may be signalled."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "environ").read_bytes().split(b"\0")
-            command = (folder / "cmdline").read_bytes()
-            parent, seen = int(folder.name), False
-            while parent > 1 and not seen:
-                parent = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
-                seen = parent == launcher
-        except OSError:
-            continue
-        if seen and f"RANK={rank}".encode() in words and b"finetune_trainer\0run\0" in command:
-            return int(folder.name)
-    raise AssertionError(f"no process of rank {rank} below {launcher}")
 
 
 def test_a_killed_rank_ends_the_gang_and_a_stop_saves_and_the_weights_are_those_of_the_undisturbed_run(

@@ -15,6 +15,7 @@ import pytest
 from finetune_api.exit_codes import Reason, exit_code
 from finetune_api.result import Result
 from finetune_api.run_config import text_digest
+from support.processes import rank_pid
 from support.tiny import manifest, run_config, write_rows
 
 # A machine with two cores and much else to do takes a minute to import torch four times.
@@ -85,22 +86,6 @@ def until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < end, "internal: the test waited in vain"
         time.sleep(0.02)
-
-
-def rank_pid(launcher: int) -> int:
-    """Return the process id of the rank below a launcher."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-            parent, seen = int(folder.name), False
-            while parent > 1 and not seen:
-                parent = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
-                seen = parent == launcher
-        except OSError:
-            continue
-        if seen and b"finetune_trainer\0run\0" in command and b"torch.distributed.run" not in command:
-            return int(folder.name)
-    raise AssertionError(f"no rank below {launcher}")
 
 
 def test_two_machines_train_to_the_end_and_only_that_of_rank_0_tells_the_result_of_the_run(pods):
