@@ -16,7 +16,7 @@ from finetune_trainer.data.split import hold_out
 from finetune_trainer.errors import DataError, ModelNotFound, TrainerError
 from finetune_trainer.inspect_job import show_data
 from finetune_trainer.preparation import prepare_data
-from finetune_trainer.tasks import metrics
+from finetune_trainer.tasks import metrics, text_classification
 from support.tiny import manifest, minilm_folder, run_config, write_rows
 
 LINE = json.dumps({"text": "a fine film", "label": "good"}) + "\n"
@@ -224,7 +224,7 @@ def test_held_out_rows_are_stratified_and_never_trained_on(count: int, fraction:
     from finetune_trainer.data.formats import Row
 
     rows = [Row("f", i, {"text": "t", "label": ("a", "b")[i % 2]}) for i in range(count)]
-    held, rest = hold_out(to_examples(rows, "text-classification", {}), fraction, (seed, 1))
+    held, rest = hold_out(to_examples(rows, text_classification.read, {}), fraction, (seed, 1))
 
     assert len(held) + len(rest) == count
     assert abs(len(held) - fraction * count) <= 1

@@ -36,7 +36,6 @@ _TOKENIZER_FILES = (
 )
 MERGE_TOLERANCE = 2e-4
 """Largest difference of a score between adapter and merged weights, relative to the largest score: float32 rounding."""
-_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +101,9 @@ def write_artifact(handover: Handover, place: Path, on_check: Callable[[Decision
 
 
 def _scores(model: nn.Module, sample: Batch) -> Tensor:
-    inputs = {name: each for name, each in sample.tensors.items() if name in _INPUTS}
-    return model(**inputs).logits.float()
+    """Return everything that a model computes for a batch, as one vector."""
+    outputs = model(**sample.inputs()).values()
+    return torch.cat([each.float().flatten() for each in outputs if isinstance(each, Tensor)])
 
 
 def _compare(form: str, expected: Tensor, found: Tensor) -> Decision:

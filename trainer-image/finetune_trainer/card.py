@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from finetune_api.names import API_VERSION, KIND
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.sources import ModelFiles
-
-_USE = {
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "causal-lm": "AutoModelForCausalLM",
-    "masked-lm": "AutoModelForMaskedLM",
-}
+from finetune_trainer.tasks.base import HEADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +28,9 @@ def model_card(facts: CardFacts, spec: FineTuneJobSpec) -> str:
     revision = f" at `{facts.files.revision}`" if facts.files.revision else ""
     form = (spec.output.formats or (["adapter"] if spec.method.type == "lora" else ["full"]))[0]
     use = (
-        f'model = PeftModel.from_pretrained({_USE[facts.head]}.from_pretrained(BASE), "{form}")'
+        f'model = PeftModel.from_pretrained({HEADS[facts.head]}.from_pretrained(BASE), "{form}")'
         if form == "adapter"
-        else f'model = {_USE[facts.head]}.from_pretrained("{form}")'
+        else f'model = {HEADS[facts.head]}.from_pretrained("{form}")'
     )
     manifest = {
         "apiVersion": API_VERSION,

@@ -11,7 +11,7 @@ from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.distributed import Group
 from finetune_trainer.stopping import StopFlag
-from finetune_trainer.tasks.base import Predictions, Task
+from finetune_trainer.tasks.base import Encoded, Predictions, Task
 
 _TOKENS_PER_PASS = 4096
 
@@ -30,12 +30,12 @@ class Judge:
     stop: StopFlag
     heartbeat: Callable[[], None]
 
-    def metrics(self, model: nn.Module, table: TokenTable) -> dict[str, float]:
+    def metrics(self, model: nn.Module, rows: Encoded) -> dict[str, float]:
         """Return the metrics of all rows, the same on every process.
 
         Args:
             model: Switched to evaluation for this time.
-            table: The rows, at least one.
+            rows: At least one.
 
         Returns:
             Names to values.
@@ -46,13 +46,13 @@ class Judge:
         was_training = model.training
         model.eval()
         try:
-            mine = [] if self.stop.requested else self._predict(model, table)
+            mine = [] if self.stop.requested else self._predict(model, rows.table)
         finally:
             model.train(was_training)
         everyone = self.group.gather((self.stop.requested, mine))
         if any(stopped for stopped, _ in everyone):
             raise EvaluationStopped
-        return self.task.metrics(_in_row_order([part for _, parts in everyone for part in parts]))
+        return self.task.metrics(_in_row_order([part for _, parts in everyone for part in parts]), rows.examples)
 
     def _predict(self, model: nn.Module, table: TokenTable) -> list[tuple[Rows, Predictions]]:
         parts: list[tuple[Rows, Predictions]] = []

@@ -22,7 +22,7 @@ from finetune_trainer.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_trainer.errors import ConfigError, DataError, ModelNotFound
 from finetune_trainer.runtime import Decision
 from finetune_trainer.sources import ModelFiles, Places, locate_data, locate_model, places_of
-from finetune_trainer.tasks import build_task
+from finetune_trainer.tasks import TASKS, build_task
 from finetune_trainer.tasks.base import Encoded, Refused, Task
 
 _REFUSED_SHARE = 0.05
@@ -60,7 +60,8 @@ def prepare_data(config: RunConfig) -> Prepared:
     """  # noqa: DOC502
     spec = config.spec
     places = places_of(config)
-    splits = load_splits(spec.data, spec.task, spec.training.seed, lambda uri: locate_data(uri, places))
+    reader = TASKS[spec.task].read
+    splits = load_splits(spec.data, reader, spec.training.seed, lambda uri: locate_data(uri, places))
     files = locate_model(spec.model.uri, places)
     tokenizer = load_tokenizer(files.folder, files.gguf_file)
     task = build_task(spec, splits, tokenizer)

@@ -236,13 +236,12 @@ class _Run:
                 Decision("frozen", str(len(unused)), f"never used: {', '.join(sorted(unused)[:4])}")
             )
         self._reporter.decision(certificates.saving_is_lossless(parameters))
-        validation = self._data.encoded.get("validation")
         return Parts(
             self._data.task,
             prepared.model,
             parameters,
             self._data.encoded["train"],
-            validation.table if validation else None,
+            self._data.encoded.get("validation"),
             self._group,
             self._reporter,
             judge,
@@ -267,7 +266,7 @@ class _Run:
         if state is not None:
             return float(state.meta["base"])
         try:
-            found = judge.metrics(prepared.model, self._data.encoded[self._gate_split()].table)
+            found = judge.metrics(prepared.model, self._data.encoded[self._gate_split()])
         except EvaluationStopped as error:
             raise Preempted("asked to stop before the first step", remedy="Run the same command again.") from error
         self._reporter.evaluation("base", 0, found)
@@ -280,7 +279,7 @@ class _Run:
         for split in ("validation", "test"):
             if split not in self._data.encoded:
                 continue
-            found = judge.metrics(prepared.model, self._data.encoded[split].table)
+            found = judge.metrics(prepared.model, self._data.encoded[split])
             self._reporter.evaluation(split, loop.step, found)
             wanted = self._spec.evaluation.metrics or list(found)
             self._progress.metrics |= {f"{split}/{name}": found[name] for name in wanted}

@@ -6,10 +6,13 @@ generation prompt; the text between the two is what the model is to write. No ma
 
 from collections.abc import Mapping, Sequence
 
+from finetune_trainer.data.formats import Row
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import ConfigError
 
 Piece = tuple[str, bool]
+_SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_CHAT_ROLES = ("system", "user", "assistant", "tool")
 
 
 def chat_pieces(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> list[Piece]:
@@ -40,3 +43,36 @@ def chat_pieces(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
         pieces += [(opening[len(done) :], False), (whole[len(opening) :], True)]
         done = whole
     return [piece for piece in pieces if piece[0]]
+
+
+def messages_of(row: Row, column: str) -> tuple[dict[str, str], ...]:
+    """Return the messages of a conversation, in either of the two usual spellings.
+
+    Args:
+        row: The row.
+        column: Where they are.
+
+    Returns:
+        Objects with role and content, one at least the assistant's.
+
+    Raises:
+        DataError: They are no such list; file and row are named.
+    """  # noqa: DOC502
+    found = row.values.get(column)
+    if not isinstance(found, list) or not found:
+        row.refuse(f"column {column!r} holds no list of messages", "Write a list of {role, content} objects.")
+    messages: list[dict[str, str]] = []
+    for index, each in enumerate(found):
+        if not isinstance(each, Mapping):
+            row.refuse(f"message {index} is no object", "Write {role, content} objects.")
+        role = _SHAREGPT.get(str(each.get("from", "")), each.get("role"))
+        content = each.get("value", each.get("content"))
+        if role not in _CHAT_ROLES or not isinstance(content, str):
+            row.refuse(
+                f"message {index} has the role {role!r} and {'a' if isinstance(content, str) else 'no'} text",
+                f"Use the roles {', '.join(_CHAT_ROLES)} and a text as content.",
+            )
+        messages.append({"role": str(role), "content": content})
+    if not any(message["role"] == "assistant" for message in messages):
+        row.refuse("no message is the assistant's", "Add the answer to learn, or delete the row.")
+    return tuple(messages)

@@ -1,8 +1,7 @@
-"""Find out which column plays which role, and turn rows into examples.
+"""Find out which column plays which role, and read values from rows.
 
-A role is taken from `data.fields`, else detected from the usual column names: text and label, sentence pairs, alpaca
-(instruction, input, output), prompt and completion, messages, sharegpt (conversations). What is wrong with a row is
-said before any model is loaded.
+A role is taken from `data.fields`, else detected from the usual column names. Each task turns rows into examples with
+these parts (`read` in its module). What is wrong with a row is said before any model is loaded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +12,22 @@ from finetune_trainer.data.formats import MAX_TEXT_BYTES, Row
 from finetune_trainer.errors import DataError
 
 _ALIASES: Mapping[str, tuple[str, ...]] = {
-    "text": ("text", "sentence", "sentence1", "premise", "review", "content", "document", "question1"),
+    "text": ("text", "sentence", "sentence1", "premise", "review", "content", "document", "article", "question1"),
     "textPair": ("text_pair", "textPair", "sentence2", "hypothesis", "question2"),
     "label": ("label", "labels", "sentiment", "category", "class", "target", "score", "rating"),
     "prompt": ("prompt", "instruction", "question"),
     "completion": ("completion", "output", "response", "answer"),
     "messages": ("messages", "conversations", "conversation"),
+    "tokens": ("tokens", "words"),
+    "tags": ("tags", "ner_tags", "pos_tags", "labels"),
+    "context": ("context", "passage", "paragraph"),
+    "question": ("question", "query"),
+    "answers": ("answers", "answer"),
+    "source": ("source", "src", "input"),
+    "target": ("target", "tgt", "translation", "output"),
+    "summary": ("summary", "highlights", "abstract", "synopsis"),
+    "choices": ("choices", "options", "endings"),
 }
-_SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_CHAT_ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,10 @@ class Example:
     label: str | float | tuple[str, ...] | None = None
     messages: tuple[dict[str, str], ...] = ()
     completion: str | None = None
+    parts: tuple[str, ...] = ()
+    """The words of a sentence, the choices of a question, the answers that are right, the items of a history."""
+    starts: tuple[int, ...] = ()
+    """Where each answer begins in the text."""
 
     @property
     def place(self) -> str:
@@ -41,12 +51,15 @@ class Example:
         return f"{self.row.file}, row {self.row.number}"
 
 
-def to_examples(rows: Sequence[Row], task: str, fields: Mapping[str, str]) -> list[Example]:
+Read = Callable[[Row], Example]
+
+
+def to_examples(rows: Sequence[Row], reader: Callable[["Columns"], Read], fields: Mapping[str, str]) -> list[Example]:
     """Turn rows into examples.
 
     Args:
         rows: At least one row.
-        task: Name of a task.
+        reader: The task's, from columns to what reads one row.
         fields: Roles mapped to columns; others are detected.
 
     Returns:
@@ -55,42 +68,67 @@ def to_examples(rows: Sequence[Row], task: str, fields: Mapping[str, str]) -> li
     Raises:
         DataError: A column is missing or a value cannot play its role; file, row and remedy are named.
     """  # noqa: DOC502
-    columns = tuple(rows[0].values)
-    build = _BUILDERS[task](_Columns(rows[0].file, columns, fields))
-    return [build(row) for row in rows]
+    read = reader(Columns(rows[0].file, tuple(rows[0].values), fields))
+    return [read(row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Columns:
+    """The columns of a file, and which of them the manifest gave a role."""
+
     file: str
     names: tuple[str, ...]
     fields: Mapping[str, str]
 
     def find(self, role: str) -> str | None:
+        """Return the column of a role, None when there is none.
+
+        Args:
+            role: Key of `data.fields`.
+
+        Returns:
+            The column's name.
+
+        Raises:
+            DataError: The manifest names a column that does not exist.
+        """
         if role in self.fields:
             column = self.fields[role]
             if column not in self.names:
                 raise DataError(
-                    f"{self.file}: data.fields.{role} names the column {column!r}, found {self._listed()}",
+                    f"{self.file}: data.fields.{role} names the column {column!r}, found {self.listed()}",
                     remedy="Name a column that the file has.",
                 )
             return column
-        return next((alias for alias in _ALIASES[role] if alias in self.names), None)
+        return next((alias for alias in _ALIASES.get(role, (role,)) if alias in self.names), None)
 
     def need(self, role: str) -> str:
+        """Return the column of a role.
+
+        Args:
+            role: Key of `data.fields`.
+
+        Returns:
+            The column's name.
+
+        Raises:
+            DataError: No column plays it.
+        """
         column = self.find(role)
         if column is None:
             raise DataError(
-                f"{self.file}: no column plays the role {role!r}, found {self._listed()}",
+                f"{self.file}: no column plays the role {role!r}, found {self.listed()}",
                 remedy=f"Say which one does: data.fields: {{{role}: COLUMN}}.",
             )
         return column
 
-    def _listed(self) -> str:
+    def listed(self) -> str:
+        """Return the columns for a message."""
         return "the columns " + ", ".join(map(repr, self.names))
 
 
-def _text_of(row: Row, column: str) -> str:
+def text_of(row: Row, column: str) -> str:
+    """Return a text that is neither empty nor endless."""
     value = row.values.get(column)
     if not isinstance(value, str):
         row.refuse(
@@ -107,7 +145,8 @@ def _text_of(row: Row, column: str) -> str:
     return value
 
 
-def _labels_of(row: Row, column: str) -> str | tuple[str, ...]:
+def labels_of(row: Row, column: str) -> str | tuple[str, ...]:
+    """Return a label, or several from a list."""
     value = row.values.get(column)
     if isinstance(value, list | tuple):
         return tuple(sorted({_one_label(row, column, each) for each in value}))
@@ -124,7 +163,8 @@ def _one_label(row: Row, column: str, value: Any) -> str:
     return row.refuse(f"column {column!r} holds no label (found {value!r})", "Write a label there, or delete the row.")
 
 
-def _number_of(row: Row, column: str) -> float:
+def number_of(row: Row, column: str) -> float:
+    """Return a finite number."""
     value = row.values.get(column)
     try:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else float("nan")
@@ -135,76 +175,10 @@ def _number_of(row: Row, column: str) -> float:
     return number
 
 
-def _labelled(number: bool) -> Callable[[_Columns], Callable[[Row], Example]]:
-    def prepare(columns: _Columns) -> Callable[[Row], Example]:
-        text, pair, label = columns.need("text"), columns.find("textPair"), columns.need("label")
-
-        def build(row: Row) -> Example:
-            return Example(
-                row,
-                text=_text_of(row, text),
-                pair=_text_of(row, pair) if pair else None,
-                label=_number_of(row, label) if number else _labels_of(row, label),
-            )
-
-        return build
-
-    return prepare
-
-
-def _masked(columns: _Columns) -> Callable[[Row], Example]:
-    text = columns.need("text")
-    return lambda row: Example(row, text=_text_of(row, text))
-
-
-def _causal(columns: _Columns) -> Callable[[Row], Example]:
-    if messages := columns.find("messages"):
-        return lambda row: Example(row, messages=_messages_of(row, messages))
-    prompt, completion = columns.find("prompt"), columns.find("completion")
-    if prompt and completion:
-        context = "input" if "input" in columns.names and prompt == "instruction" else None
-
-        def build(row: Row) -> Example:
-            text = _text_of(row, prompt)
-            if context and isinstance(row.values.get(context), str) and row.values[context].strip():
-                text = f"{text}\n\n{row.values[context]}"
-            return Example(row, text=text, completion=_text_of(row, completion))
-
-        return build
-    text = columns.find("text")
-    if text is None:
-        raise DataError(
-            f"{columns.file}: no column holds messages, prompt and completion, or text, found "
-            + ", ".join(map(repr, columns.names)),
-            remedy="Say which one does: data.fields: {messages: COLUMN}.",
-        )
-    return lambda row: Example(row, text=_text_of(row, text))
-
-
-def _messages_of(row: Row, column: str) -> tuple[dict[str, str], ...]:
-    found = row.values.get(column)
-    if not isinstance(found, list) or not found:
-        row.refuse(f"column {column!r} holds no list of messages", "Write a list of {role, content} objects.")
-    messages: list[dict[str, str]] = []
-    for index, each in enumerate(found):
-        if not isinstance(each, Mapping):
-            row.refuse(f"message {index} is no object", "Write {role, content} objects.")
-        role = _SHAREGPT.get(str(each.get("from", "")), each.get("role"))
-        content = each.get("value", each.get("content"))
-        if role not in _CHAT_ROLES or not isinstance(content, str):
-            row.refuse(
-                f"message {index} has the role {role!r} and {'a' if isinstance(content, str) else 'no'} text",
-                f"Use the roles {', '.join(_CHAT_ROLES)} and a text as content.",
-            )
-        messages.append({"role": str(role), "content": content})
-    if not any(message["role"] == "assistant" for message in messages):
-        row.refuse("no message is the assistant's", "Add the answer to learn, or delete the row.")
-    return tuple(messages)
-
-
-_BUILDERS: Mapping[str, Callable[[_Columns], Callable[[Row], Example]]] = {
-    "text-classification": _labelled(number=False),
-    "text-regression": _labelled(number=True),
-    "causal-lm": _causal,
-    "masked-lm": _masked,
-}
+def words_of(row: Row, column: str) -> tuple[str, ...]:
+    """Return a list of texts or labels that is not empty."""
+    value = row.values.get(column)
+    if not isinstance(value, list | tuple) or not value:
+        found = "nothing" if value is None else "an empty list" if isinstance(value, list) else type(value).__name__
+        row.refuse(f"column {column!r} holds {found}, not a list", "Write a list there, or delete the row.")
+    return tuple(_one_label(row, column, each) for each in value)

@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune_api.spec import Data, HeldOut
 from finetune_trainer.data.formats import read_rows
-from finetune_trainer.data.schema import Example, to_examples
+from finetune_trainer.data.schema import Columns, Example, Read, to_examples
 from finetune_trainer.errors import DataError
 
 Locate = Callable[[str], Path]
@@ -32,12 +32,12 @@ class Splits:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def load_splits(data: Data, task: str, seed: int, locate: Locate) -> Splits:
+def load_splits(data: Data, reader: Callable[[Columns], Read], seed: int, locate: Locate) -> Splits:
     """Read every set.
 
     Args:
         data: The manifest's data section.
-        task: Name of a task.
+        reader: The task's, from columns to what reads one row.
         seed: Decides which rows a fraction holds out.
         locate: Turns an address into a local path.
 
@@ -49,7 +49,7 @@ def load_splits(data: Data, task: str, seed: int, locate: Locate) -> Splits:
     """  # noqa: DOC502
 
     def read(uri: str, file_format: str) -> list[Example]:
-        return to_examples(read_rows(locate(uri), file_format), task, data.fields)
+        return to_examples(read_rows(locate(uri), file_format), reader, data.fields)
 
     def take(held_out: HeldOut | None, rest: list[Example], stream: int) -> tuple[list[Example], list[Example]]:
         if held_out is None:

@@ -12,18 +12,39 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read
+from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import Array, TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
 
 IGNORE = -100
 Predictions = Mapping[str, Array]
+Count = float | Tensor
+HEADS: Mapping[str, str] = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "pretraining": "AutoModelForPreTraining",
+    "multiple-choice": "AutoModelForMultipleChoice",
+}
+"""Kinds of heads, and the class of transformers that loads a model with one."""
+_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "decoder_input_ids",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """Which head a task needs (sequence-classification, causal-lm, masked-lm), and what it sets in the config."""
+    """Which of the `HEADS` a task needs, and what it sets in the model's config."""
 
     kind: str
     config: Mapping[str, Any]
@@ -39,7 +60,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tokenised set: row i of the table is `examples[i]`; `cut` rows were longer than allowed."""
+    """A tokenised set: row i of the table is from `examples[i]`, which may give several; `cut` were too long."""
 
     table: TokenTable
     examples: Sequence[Example]
@@ -53,6 +74,10 @@ class Batch:
 
     tensors: Mapping[str, Tensor]
     rows: Rows
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return the tensors that a model's forward takes."""
+        return {name: self.tensors[name] for name in _INPUTS if name in self.tensors}
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
@@ -99,20 +124,20 @@ class Task(Protocol):
         """Pad rows to a batch; `epoch` seeds what is random in it, None is for evaluation."""
         ...
 
-    def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> float:
-        """Return the number of supervised elements of rows: what a loss sum is divided by."""
+    def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> Count:
+        """Return the number of supervised elements of rows: what a loss sum is divided by, element by element."""
         ...
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the loss in nats, summed over the batch's supervised elements: a scalar."""
+        """Return the loss in nats, summed over the batch's supervised elements: a scalar, or one sum per count."""
         ...
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return arrays whose first dimension is the batch's rows."""
         ...
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """Return the metrics of all rows together."""
+    def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:
+        """Return the metrics of all rows together; row i is from `examples[i]`."""
         ...
 
     def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
@@ -121,6 +146,18 @@ class Task(Protocol):
 
     def label_text(self, example: Example) -> str:
         """Return what is to be learned from an example, as text."""
+        ...
+
+
+class TaskModule(Protocol):
+    """A module of this folder, or any object like it: how rows are read, and how the task is made from them."""
+
+    def read(self, columns: Columns, /) -> Read:
+        """Return what turns a row of these columns into an example."""
+        ...
+
+    def build(self, spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer, /) -> Task:
+        """Return the task, with what it learns from the data: labels, the mask token."""
         ...
 
 

@@ -8,12 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune_trainer.data.chat import chat_pieces
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.data.chat import chat_pieces, messages_of
+from finetune_trainer.data.formats import Row
 from finetune_trainer.data.packing import pack
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read, text_of
+from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
+from finetune_trainer.errors import DataError
 from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused
 from finetune_trainer.tasks.metrics import perplexity
 from finetune_trainer.tasks.token_head import TokenHead, token_predictions
@@ -110,7 +114,7 @@ class CausalLM:
         losses_K, right_K = self.scorer.losses(model, batch, 0.0)
         return token_predictions(losses_K, right_K, batch)
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
         """Return loss and perplexity per token, token accuracy and exact match.
 
         A row matches exactly when the best token is right at every supervised position given the right ones before:
@@ -137,6 +141,45 @@ class CausalLM:
         if example.messages:
             return " | ".join(each["content"] for each in example.messages if each["role"] == "assistant")
         return example.completion or ""
+
+
+def read(columns: Columns) -> Read:
+    """Read messages, else prompt and completion, else text.
+
+    Args:
+        columns: Those of the file.
+
+    Returns:
+        What reads one row.
+
+    Raises:
+        DataError: None of them is there.
+    """
+    if messages := columns.find("messages"):
+        return lambda row: Example(row, messages=messages_of(row, messages))
+    prompt, completion = columns.find("prompt"), columns.find("completion")
+    if prompt and completion:
+        context = "input" if "input" in columns.names and prompt == "instruction" else None
+
+        def build(row: Row) -> Example:
+            text = text_of(row, prompt)
+            if context and isinstance(row.values.get(context), str) and row.values[context].strip():
+                text = f"{text}\n\n{row.values[context]}"
+            return Example(row, text=text, completion=text_of(row, completion))
+
+        return build
+    text = columns.find("text")
+    if text is None:
+        raise DataError(
+            f"{columns.file}: no column holds messages, prompt and completion, or text, found {columns.listed()}",
+            remedy="Say which one does: data.fields: {messages: COLUMN}.",
+        )
+    return lambda row: Example(row, text=text_of(row, text))
+
+
+def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> CausalLM:  # noqa: ARG001
+    """Nothing is learned from the rows."""
+    return CausalLM(spec.training.packing is not False, spec.training.label_smoothing, tokenizer.pad_id)
 
 
 def _tokenise(examples: Sequence[Example], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read, text_of
+from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import ConfigError
@@ -25,6 +27,7 @@ from finetune_trainer.tasks.token_head import TokenHead, token_predictions
 _MASKED, _REPLACED = 0.8, 0.9
 _EVALUATION_EPOCH = 2**31
 _MASKABLE = "maskable"
+DEFAULT_MASK_PROBABILITY = 0.15
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class MaskedLM:
         losses_K, right_K = self.scorer.losses(model, batch, 0.0)
         return token_predictions(losses_K, right_K, batch)
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
         """Return loss and perplexity per hidden token, and the part that is guessed right."""
         tokens = predictions["tokens"].sum()
         loss = float(predictions["loss"].sum() / tokens)
@@ -138,14 +141,19 @@ class MaskedLM:
         return positions, replacement
 
 
-def build(tokenizer: Tokenizer, probability: float, seed: int, label_smoothing: float) -> MaskedLM:
+def read(columns: Columns) -> Read:
+    """Read a text."""
+    text = columns.need("text")
+    return lambda row: Example(row, text=text_of(row, text))
+
+
+def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> MaskedLM:  # noqa: ARG001
     """Make the task for a tokenizer.
 
     Args:
+        spec: The manifest's.
+        splits: All sets.
         tokenizer: The model's.
-        probability: Part of the tokens to hide.
-        seed: Decides which.
-        label_smoothing: Probability spread over the vocabulary.
 
     Returns:
         The task.
@@ -156,5 +164,6 @@ def build(tokenizer: Tokenizer, probability: float, seed: int, label_smoothing: 
     mask_id = tokenizer.id_of("mask_token")
     if mask_id is None:
         raise ConfigError("the model has no mask token", remedy="Use an encoder, or task: causal-lm.")
-    size = tokenizer.backend.get_vocab_size()
-    return MaskedLM(mask_id, size, probability, seed, label_smoothing, tokenizer.pad_id)
+    size, training = tokenizer.backend.get_vocab_size(), spec.training
+    probability = training.mask_probability or DEFAULT_MASK_PROBABILITY
+    return MaskedLM(mask_id, size, probability, training.seed, training.label_smoothing, tokenizer.pad_id)

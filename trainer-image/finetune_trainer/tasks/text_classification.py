@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read, labels_of, text_of
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
@@ -83,7 +84,7 @@ class TextClassification:
         loss = losses.mean(dim=1) if self.multi else losses
         return {"scores": logits_BC.cpu().numpy(), "labels": labels.cpu().numpy(), "loss": loss.cpu().numpy()}
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
         """Return loss, accuracy, precision, recall and F1."""
         judge = metrics.multi_label if self.multi else metrics.single_label
         loss = float(predictions["loss"].astype(np.float64).mean())
@@ -105,13 +106,21 @@ class TextClassification:
         return F.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
 
 
-def build(splits: Splits, label_smoothing: float, pad_id: int) -> TextClassification:
+def read(columns: Columns) -> Read:
+    """Read a text or a pair, and a label or a list of them."""
+    text, pair, label = columns.need("text"), columns.find("textPair"), columns.need("label")
+    return lambda row: Example(
+        row, text=text_of(row, text), pair=text_of(row, pair) if pair else None, label=labels_of(row, label)
+    )
+
+
+def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextClassification:
     """Find the labels in the training rows.
 
     Args:
+        spec: The manifest's.
         splits: All sets.
-        label_smoothing: Probability spread over all classes.
-        pad_id: Token id to fill with.
+        tokenizer: The model's.
 
     Returns:
         The task.
@@ -136,7 +145,7 @@ def build(splits: Splits, label_smoothing: float, pad_id: int) -> TextClassifica
                     f"({', '.join(labels[:10])})",
                     remedy="Add training rows with that label, or correct the spelling.",
                 )
-    return TextClassification(tuple(labels), multi, label_smoothing, pad_id)
+    return TextClassification(tuple(labels), multi, spec.training.label_smoothing, tokenizer.pad_id)
 
 
 def _as_tuple(label: object) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def collate_texts(table: TokenTable, rows: Rows, pad_id: int, labels: Tensor) ->
 
 def pooled_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Return the model's scores per text, [B, C]."""
-    inputs = {name: each for name, each in batch.tensors.items() if name != "labels"}
+    inputs = batch.inputs()
     if "attention_mask" not in inputs:
         inputs["attention_mask"] = torch.ones_like(inputs[INPUT_IDS])
     with first_token_only(model):

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read, number_of, text_of
+from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.tasks import metrics
@@ -63,7 +65,7 @@ class TextRegression:
             "loss": error.square().cpu().numpy(),
         }
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
         """Return loss (mean squared error), mae, rmse, r2 and pearson."""
         loss = float(predictions["loss"].astype(np.float64).mean())
         return {"loss": loss} | metrics.regression(predictions["predicted"], predictions["labels"])
@@ -78,3 +80,16 @@ class TextRegression:
 
     def _errors(self, model: nn.Module, batch: Batch) -> Tensor:
         return pooled_logits(model, batch)[:, 0].float() - batch.tensors["labels"]
+
+
+def read(columns: Columns) -> Read:
+    """Read a text or a pair, and a number."""
+    text, pair, label = columns.need("text"), columns.find("textPair"), columns.need("label")
+    return lambda row: Example(
+        row, text=text_of(row, text), pair=text_of(row, pair) if pair else None, label=number_of(row, label)
+    )
+
+
+def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextRegression:  # noqa: ARG001
+    """Nothing is learned from the rows."""
+    return TextRegression(tokenizer.pad_id)

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from finetune_trainer.objectives import token_losses
 from finetune_trainer.tasks.base import Batch, Predictions
 
-_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
 _TOLERANCE = 1e-4
 Head = Callable[[Tensor], Tensor]
 
@@ -50,7 +49,7 @@ class TokenHead:
         """Tell whether head(backbone(x)) is what the model itself computes, on one row of a batch."""
         if self._find(model) is None:
             return False
-        one = Batch({name: each[:1] for name, each in batch.tensors.items() if name in _INPUTS}, batch.rows[:1])
+        one = Batch({name: each[:1] for name, each in batch.inputs().items()}, batch.rows[:1])
         was_training = model.training
         model.eval()
         try:
@@ -63,7 +62,7 @@ class TokenHead:
             model.train(was_training)
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
-        return {name: each for name, each in batch.tensors.items() if name in _INPUTS} | dict(self._extra)
+        return batch.inputs() | dict(self._extra)
 
     def _full(self, model: nn.Module, batch: Batch) -> Tensor:
         return model(**self._inputs(batch)).logits
