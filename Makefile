@@ -35,11 +35,12 @@ format: env ## Rewrite the sources in the project's format
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-generate: env ## Regenerate the CRD and the reference page from the models
+generate: env ## Regenerate what is made from the models: the CRD, the reference page, the chart's copies and README
 	$(PY) crds/generate.py
+	$(PY) charts/generate.py
 
 verify: generate ## Regenerate everything generated, then fail on a difference
-	git diff --exit-code -- crds docs/reference
+	git diff --exit-code -- crds docs/reference charts
 
 cluster-binaries: env ## Build the test cluster's etcd and Kubernetes from Go modules into the cache, once
 	$(PY) tests/control_plane/binaries/build.py
