@@ -45,10 +45,21 @@ verify: generate ## Regenerate everything generated, then fail on a difference
 cluster-binaries: env ## Build the test cluster's etcd and Kubernetes from Go modules into the cache, once
 	$(PY) tests/control_plane/binaries/build.py
 
+locks: env ## Pin what the images install, by hash; keeps pinned versions unless UPGRADE=--upgrade
+	@for name in operator trainer; do .venv/bin/uv pip compile -q pyproject.toml --extra $$name --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --custom-compile-command 'make locks' $(UPGRADE) -o requirements/$$name.txt || exit; done
+
+images: ## Build the operator's and the trainer's image with buildah or docker; images/build.sh lists the variables
+	images/build.sh
+
+chart: env ## Lint the chart and test it with both Helms, against a real API server too; needs Go
+	$(PY) -m pytest tests/chart
+
 bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only if every bar is met
 	$(PYTHON) -P bench/trainer.py
 
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py
 
-.PHONY: help env demo test check format generate verify cluster-binaries bench-trainer bench-operator
+.PHONY: help env demo test check format generate verify cluster-binaries locks images chart bench-trainer bench-operator
