@@ -1,5 +1,7 @@
 """The parts that replace torch's own on a CPU compute the same: attention with dropout, embeddings by row, bfloat16."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 from finetune_trainer.attention import attend
 from finetune_trainer.dropout import draw_mask, threshold_of
 from finetune_trainer.embedding import RowEmbedding, use_row_gradients
+from finetune_trainer.optim import AdamW
 from finetune_trainer.run import Progress, Rank, train
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.tasks import TASKS
@@ -112,3 +115,37 @@ def test_every_task_runs_from_data_to_artifact_in_bfloat16(task: str, tmp_path: 
 
     assert result.metrics["test/loss"] > 0.0
     assert (tmp_path / "artifact" / "manifest.json").exists()
+
+
+def test_our_adamw_moves_weights_as_torchs_bit_for_bit_and_continues_from_its_moments():
+    def weights() -> dict[str, nn.Parameter]:
+        torch.manual_seed(3)
+        return {"matrix": nn.Parameter(torch.randn(7, 5)), "bias": nn.Parameter(torch.randn(5))}
+
+    theirs, ours = weights(), weights()
+    groups = [{"params": [theirs["matrix"]], "weight_decay": 0.1}, {"params": [theirs["bias"]], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=0.01, fused=True)
+    optimizer = AdamW(ours, 0.1)
+    for step in range(4):
+        if step == 2:
+            after, optimizer = optimizer, AdamW(ours, 0.1)
+            optimizer.restore(2, after.exp_avg, after.exp_avg_sq)
+        for name, each in theirs.items():
+            each.grad = torch.randn_like(each)
+            ours[name].grad = each.grad.clone()
+        reference.step()
+        optimizer.step(0.01)
+
+        assert all(torch.equal(each, ours[name]) for name, each in theirs.items())
+        assert ours["bias"].grad is None
+
+
+def test_importing_the_trainer_leaves_out_the_compiler_and_leaves_transformers_as_it_was():
+    code = (
+        "import sys; from finetune_trainer import run; import torch, transformers.utils as u;"
+        "heavy = {'torch._dynamo', 'sympy', 'scipy', 'accelerate', 'torch.distributed.tensor'} & set(sys.modules);"
+        "print(heavy, u.is_scipy_available(), torch.compiler.disable.__module__, torch._dynamo.__name__)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert told == "set() True torch.compiler torch._dynamo\n"

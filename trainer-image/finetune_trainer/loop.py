@@ -23,7 +23,7 @@ from finetune_trainer.data.table import TokenTable
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import NonFiniteLoss, Preempted
 from finetune_trainer.evaluate import EvaluationStopped, Judge
-from finetune_trainer.optim import learning_rate, make_optimizer, set_learning_rate
+from finetune_trainer.optim import AdamW, learning_rate
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.runtime import seed_everything
 from finetune_trainer.stopping import StopFlag
@@ -32,6 +32,7 @@ from finetune_trainer.tasks.metrics import is_better
 from finetune_trainer.timing import RateMeter, Timer
 
 _STOP, _SAVE, _EVALUATE = 1, 2, 3
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Loop:
         self._table = parts.train.table
         self._lengths = self._table.lengths
         self.sampler = Sampler(self._lengths, training.batch_size, training.seed)
-        self._optimizer = make_optimizer(parts.parameters, training.weight_decay)
+        self._optimizer = AdamW(parts.parameters, training.weight_decay)
         self.step = 0
         self.saved_step: int | None = None
         self._best: dict[str, Tensor] = {}
@@ -143,8 +144,8 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self._parts.parameters.items():
                 parameter.copy_(tensors[f"model/{name}"])
-                slots = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
-                self._optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **slots}
+        moments = ({name: tensors[f"{key}/{name}"] for name in self._parts.parameters} for key in _MOMENTS)
+        self._optimizer.restore(state.step, *moments)
         self._best = {name.removeprefix("best/"): each for name, each in tensors.items() if name.startswith("best/")}
         self._best_value = float(state.meta["bestValue"]) if self._best else math.nan
         self._without_gain = int(state.meta["withoutGain"])
@@ -154,8 +155,7 @@ class Loop:
         tensors: dict[str, Tensor] = {}
         for name, parameter in self._parts.parameters.items():
             tensors[f"model/{name}"] = parameter.detach()
-            slots = self._optimizer.state[parameter]
-            tensors |= {f"{key}/{name}": slots[key] for key in ("exp_avg", "exp_avg_sq")}
+            tensors |= {f"{key}/{name}": getattr(self._optimizer, key)[name] for key in _MOMENTS}
         tensors |= {f"best/{name}": each for name, each in self._best.items()}
         kept = {"bestValue": self._best_value if self._best else None, "withoutGain": self._without_gain}
         return checkpoint.TrainState(self.step, tensors, {**meta, **kept})
@@ -204,9 +204,7 @@ class Loop:
         if limit and norm_value > limit:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         rate = learning_rate(self._training, self._schedule.peak_learning_rate, self.step, self._schedule.max_steps)
-        set_learning_rate(self._optimizer, rate)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.step(rate)
         return norm_value, rate
 
     def _refuse(self, mean_loss: float, norm: float, mine: list[Rows], epoch: int) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
+
+from finetune_trainer.errors import ConfigError, ModelNotFound
+from finetune_trainer.lean import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -14,8 +16,6 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-
-from finetune_trainer.errors import ConfigError, ModelNotFound
 from finetune_trainer.sources import ModelFiles
 from finetune_trainer.tasks.base import HeadSpec
 

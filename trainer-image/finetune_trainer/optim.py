@@ -1,15 +1,18 @@
 """AdamW and its learning rate, as pure functions of the step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from finetune_api.spec import Training
 
 _RATES = {"lora": 2e-4, "full": 2e-5}
 _RANDOM_RATE = 5e-4
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
 
 
 def default_learning_rate(method: str, *, pretrained: bool) -> float:
@@ -40,15 +43,60 @@ def learning_rate(training: Training, peak: float, step: int, max_steps: int) ->
     return peak * 0.5 * (1.0 - math.cos(math.pi * left))
 
 
-def make_optimizer(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over named parameters; biases and normalisation weights (one dimension) do not decay."""
-    decayed = [each for each in parameters.values() if each.ndim > 1]
-    others = [each for each in parameters.values() if each.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over named parameters, by torch's fused kernel.
 
+    torch.optim.AdamW does the same around the same kernel, and imports torch's compiler at its first use. Biases and
+    normalisation weights (one dimension) do not decay.
+    """
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the same rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    def __init__(self, parameters: Mapping[str, nn.Parameter], weight_decay: float) -> None:
+        """Start with moments of zero.
+
+        Args:
+            parameters: What is trained.
+            weight_decay: Of the parameters with more than one dimension.
+        """
+        self._parameters = parameters
+        self._decayed = [name for name, each in parameters.items() if each.ndim > 1]
+        self._others = [name for name, each in parameters.items() if each.ndim <= 1]
+        self._weight_decay = weight_decay
+        self.exp_avg = {name: torch.zeros_like(each) for name, each in parameters.items()}
+        self.exp_avg_sq = {name: torch.zeros_like(each) for name, each in parameters.items()}
+        self._steps = {name: torch.zeros((), device=each.device) for name, each in parameters.items()}
+
+    def restore(self, steps: int, exp_avg: Mapping[str, Tensor], exp_avg_sq: Mapping[str, Tensor]) -> None:
+        """Continue from the moments after some steps."""
+        for name in self._parameters:
+            self.exp_avg[name].copy_(exp_avg[name])
+            self.exp_avg_sq[name].copy_(exp_avg_sq[name])
+            self._steps[name].fill_(steps)
+
+    def step(self, rate: float) -> None:
+        """Move every parameter that has a gradient, and drop the gradients."""
+        with torch.no_grad():
+            self._move(self._decayed, rate, self._weight_decay)
+            self._move(self._others, rate, 0.0)
+        for each in self._parameters.values():
+            each.grad = None
+
+    def _move(self, names: Sequence[str], rate: float, weight_decay: float) -> None:
+        found = {name: grad for name in names if (grad := self._parameters[name].grad) is not None}
+        if not found:
+            return
+        adamw(
+            [self._parameters[name] for name in found],
+            list(found.values()),
+            [self.exp_avg[name] for name in found],
+            [self.exp_avg_sq[name] for name in found],
+            [],
+            [self._steps[name] for name in found],
+            fused=True,
+            amsgrad=False,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            lr=rate,
+            weight_decay=weight_decay,
+            eps=_EPSILON,
+            maximize=False,
+        )

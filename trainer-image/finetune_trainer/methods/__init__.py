@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from finetune_api.spec import Method
 from finetune_trainer.attention import attend
 from finetune_trainer.dropout import use_cheap_dropout
 from finetune_trainer.embedding import use_row_gradients
+from finetune_trainer.lean import AttentionInterface, sdpa_attention_forward
 from finetune_trainer.models import Loaded
 
 
