@@ -1,7 +1,6 @@
 """FAULTS 35 to 39: specs that got past the schema or are too large, names and texts of every kind, a wrong clock."""
 
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +13,6 @@ import pytest
 from finetune_api import names
 from finetune_api.exit_codes import Reason, exit_code
 from support.accounts import grant_operator
-from support.cluster import CRD_URL, load_control_plane
 from support.operator_process import OperatorProcess
 from support.shared_world import shared_world, writes_about
 from support.waiting import await_that
@@ -47,65 +45,6 @@ def test_f35_what_a_cluster_cannot_do_ends_the_job_and_others_go_on(world: World
     assert world.condition("Accepted", job)["status"] == "False"
     assert world.condition("Finished", job)["status"] == "True"
     assert world.children(job) == []
-
-
-# Each would break a reader that trusts the schema.
-SHAPES: dict[str, Any] = {
-    "absent": None,
-    "text": "a text",
-    "list": [1, 2],
-    "empty": {},
-    "unknown-field": SPEC | {"trainng": {"epochs": 1}},
-    "task": SPEC | {"task": 5},
-    "scheduling": SPEC | {"scheduling": "gpu"},
-    "suspend": SPEC | {"suspend": "no"},
-    "deadline": SPEC | {"activeDeadlineSeconds": "soon"},
-    "ttl": SPEC | {"ttlSecondsAfterFinished": "x"},
-    "restarts": SPEC | {"restarts": [3]},
-    "workers": SPEC | {"workers": {"nodes": "two", "resources": []}},
-    "data": SPEC | {"data": {"train": [], "fields": ["text"]}},
-    "pod": SPEC | {"pod": {"env": "A=b", "labels": 1}},
-    "depth": SPEC | {"method": json.loads('{"a":' * 60 + "1" + "}" * 60)},
-}
-
-
-def test_f35_a_spec_that_no_schema_held_back_ends_its_job_whatever_it_is(tmp_path: Path):
-    # A control plane of its own, whose definition takes everything.
-    plane = load_control_plane(tmp_path / "plane")
-    try:
-        with shared_world(plane, "unchecked", tmp_path / "operator") as world:
-            take_everything(world)
-            for name, spec in SHAPES.items():
-                body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": name}}
-                document = body if spec is None else {**body, "spec": spec}
-                world.api.post(world.url("ftj"), json=document).raise_for_status()
-            world.apply("good")
-            world.run("good")
-            for name in SHAPES:
-                assert world.await_phase("Failed", name)["failure"]["reason"] == "InvalidSpec", name
-            world.settle()
-
-            assert world.writes_during(2) == []
-            assert len(world.children(None)) == 1
-            assert "internal error" not in world.operator.log.read_text()
-    finally:
-        plane.stop()
-
-
-def take_everything(world: World) -> None:
-    """Replace the definition's schema by one that checks nothing."""
-    definition = world.api.get(CRD_URL).raise_for_status().json()
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = definition["spec"]["versions"][0]
-    version["schema"]["openAPIV3Schema"] = anything
-    # These name fields that the schema no longer has.
-    for name in ("selectableFields", "additionalPrinterColumns"):
-        version.pop(name, None)
-    world.api.put(CRD_URL, json=definition).raise_for_status()
-    probe = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": "probe"}, "spec": "a text"}
-    await_that(
-        lambda: world.api.post(world.url("ftj"), json=probe, params={"dryRun": "All"}).is_success, "the new schema"
-    )
 
 
 LARGE: dict[str, dict[str, Any]] = {
@@ -196,10 +135,7 @@ datetime.datetime = Shifted
 """
 
 
-@pytest.mark.parametrize("shift_s", [-HOUR_S, HOUR_S])
-def test_f39_a_clock_that_is_an_hour_off_ends_nothing_early_and_nothing_late(
-    cluster, namespace: str, tmp_path: Path, shift_s: int
-):
+def test_f39_a_clock_that_is_an_hour_off_ends_nothing_early_and_nothing_late(cluster, namespace: str, tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text(SHIFTED_CLOCK)
 
     def operator(number: int, shift_s: int) -> OperatorProcess:
@@ -208,13 +144,13 @@ def test_f39_a_clock_that_is_an_hour_off_ends_nothing_early_and_nothing_late(
         return OperatorProcess(world.proxy.url, grant_operator(cluster), folder, (namespace,), env, flags=FAST)
 
     with World(cluster, namespace, tmp_path) as world:
-        world.operator = operator(1, shift_s)
+        world.operator = operator(1, -HOUR_S)
         world.operator.start()
         world.apply("long", activeDeadlineSeconds=600, pendingDeadlineSeconds=600)
         world.run("long")
         # The next one, on another machine, finds times that it did not write itself.
         world.operator.kill()
-        world.operator = operator(2, -shift_s)
+        world.operator = operator(2, HOUR_S)
         world.operator.start()
         world.apply("short", activeDeadlineSeconds=2, ttlSecondsAfterFinished=1800)
         world.run("short")
@@ -230,7 +166,7 @@ def test_f39_a_clock_that_is_an_hour_off_ends_nothing_early_and_nothing_late(
         assert world.await_phase("Complete", "long")["activeSeconds"] < 120
         # What shows that the clock was wrong: the log's.
         logged = datetime.strptime(world.operator.log.read_text()[:19], "%Y-%m-%d %H:%M:%S").astimezone()
-        assert abs((logged - datetime.now().astimezone()).total_seconds() + shift_s) < 300
+        assert abs((logged - datetime.now().astimezone()).total_seconds() - HOUR_S) < 300
 
 
 def age_s(at: str) -> float:

@@ -1,4 +1,4 @@
-"""FAULTS 27 to 34: quotas, machines that do not come, namespaces, names and definitions that go while they are used."""
+"""FAULTS 27 to 33: quotas, machines that do not come, namespaces and names that go while they are used."""
 
 import itertools
 import time
@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.cluster import CRD, CRD_URL, await_established, load_control_plane
-from support.faults import to
+from support.faults import Match, to
 from support.shared_world import attempts, messages, patch, shared_world, writes_about, writes_during
 from support.waiting import await_that
 from support.world import World, complete_message
@@ -60,7 +59,7 @@ def test_f27_a_quota_that_refuses_the_job_is_told_and_it_starts_by_itself_once_t
     assert "exceeded quota: none" in condition["message"]
     assert world.status()["phase"] == "Pending"
     before = len(world.proxy.writes)
-    time.sleep(5)
+    time.sleep(4)
     written = world.proxy.writes[before:]
     # The same words are written once, and the Job is posted again every 2 s at most.
     assert [each.resource for each in written if each.resource != "jobs"] == []
@@ -80,7 +79,7 @@ def test_f27_a_limit_that_refuses_the_pods_is_told_and_they_start_by_themselves_
 
     assert "maximum memory usage per Container is 1Mi" in condition["message"]
     world.settle()
-    assert world.writes_during(3) == []
+    assert world.writes_during(1) == []
     world.api.delete(world.url("limitranges", "tiny")).raise_for_status()
     world.run()
 
@@ -144,12 +143,12 @@ def test_f30_in_a_namespace_that_is_being_deleted_it_falls_silent(own_world: Wor
     world.apply("late", scheduling=queue)
     world.operator.start()
     await_that(lambda: world.api.get(world.url("ftj")).json()["items"] == [], "the end of its objects", COLLECTED_S)
-    world.settle(3)
+    world.settle(2)
     lines = len(world.operator.log.read_text().splitlines())
 
     # Once for each FineTuneJob, whose end comes after that of its Job.
     assert [each.status for each in world.proxy.requests if to("jobs", "POST")(each)] in ([201, 403], [201, 403, 403])
-    assert world.writes_during(4) == []
+    assert world.writes_during(3) == []
     log = world.operator.log.read_text()
     assert len(log.splitlines()) - lines <= 1
     assert "Traceback" not in log
@@ -161,18 +160,27 @@ def end_of(world: World, namespace: str) -> None:
     await_that(lambda: world.api.get(namespace).json()["status"]["phase"] == "Terminating", "a terminating namespace")
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_f31_a_job_deleted_while_its_children_are_made_leaves_nothing_over(world: World, job: str, before: bool):
-    hook = world.proxy.before_write if before else world.proxy.after_write
-    hook(1, lambda: world.delete(job), lambda each: to("jobs", "POST")(each) and job.encode() in each.body, lose=False)
-    world.apply(job)
-    await_that(lambda: any(to("jobs", "POST")(each) for each in writes_about(world, job)), "a Job")
-    await_that(lambda: world.api.get(world.url("ftj", job)).status_code == httpx.codes.NOT_FOUND, "its end")
-
-    await_that(lambda: world.children(job) == [], "the garbage collector", COLLECTED_S)
+def test_f31_a_job_deleted_while_its_children_are_made_leaves_nothing_over(world: World, job: str):
+    hooks = {f"{job}-before": world.proxy.before_write, f"{job}-after": world.proxy.after_write}
+    for name, hook in hooks.items():
+        hook(1, lambda name=name: world.delete(name), posts(name), lose=False)
+        world.apply(name)
+    for name in hooks:
+        await_that(lambda name=name: any(map(posts(name), world.proxy.requests)), "a Job")
+        await_that(
+            lambda name=name: world.api.get(world.url("ftj", name)).status_code == httpx.codes.NOT_FOUND, "its end"
+        )
+        await_that(lambda name=name: world.children(name) == [], "the garbage collector", COLLECTED_S)
     world.settle()
-    assert writes_during(world, job, 2) == []
-    assert world.children(job) == []
+
+    for name in hooks:
+        assert sum(map(posts(name), world.proxy.requests)) == 1
+        assert world.children(name) == []
+
+
+def posts(name: str) -> Match:
+    """Return a predicate of the creation of a Job of one FineTuneJob."""
+    return lambda each: to("jobs", "POST")(each) and f'"{name}"'.encode() in each.body
 
 
 def test_f32_a_job_made_again_under_the_same_name_has_nothing_of_the_first_one(world: World, job: str):
@@ -214,29 +222,3 @@ def test_f33_a_job_that_somebody_elses_finalizer_holds_is_left_alone(world: Worl
     patch(world, "ftj", job, {"metadata": {"finalizers": None}})
     await_that(lambda: world.children(job) == [], "the garbage collector", COLLECTED_S)
     assert messages(world, job, "StorageUnavailable") == []
-
-
-def test_f34_a_definition_that_is_deleted_and_made_again_is_served_as_before(tmp_path: Path):
-    # A control plane of its own: other tests need the definition.
-    plane = load_control_plane(tmp_path / "plane")
-    try:
-        with shared_world(plane, "redefined", tmp_path / "operator") as world:
-            world.apply("first")
-            world.run("first")
-            world.api.delete(CRD_URL).raise_for_status()
-            await_that(lambda: world.api.get(CRD_URL).status_code == httpx.codes.NOT_FOUND, "its end")
-            assert world.operator.is_running
-            plane.kubectl("apply", "--server-side", "-f", str(CRD))
-            await_established(world.api)
-            await_that(lambda: world.api.get(world.url("ftj")).status_code == httpx.codes.OK, "FineTuneJobs")
-            world.apply("second")
-            world.run("second")
-            # The name of one that went with the definition is free.
-            world.apply("first")
-            world.kubelet.finish(world.run("first"), message=complete_message())
-            world.await_phase("Complete", "first")
-
-            assert world.operator.health() == (200, "ok\n")
-            assert world.status("first")["attempt"] == 1
-    finally:
-        plane.stop()

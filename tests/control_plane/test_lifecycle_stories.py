@@ -22,12 +22,19 @@ FLAGS = (
     "--restart-backoff-limit-s=600",
     "--pending-look-s=3",
 )
+WAITS, RAISED = "waits-too-long", "may-run-longer"
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def world(cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with shared_world(cluster, "stories", tmp_path_factory.mktemp("operator"), *FLAGS) as found:
+        # These wait for a deadline while the other stories are told.
+        found.apply(WAITS, pendingDeadlineSeconds=10)
+        found.kubelet.unschedulable(found.await_child(WAITS))
+        found.apply(RAISED, activeDeadlineSeconds=6)
+        found.run(RAISED)
+        found.edit(RAISED, {"activeDeadlineSeconds": 3600})
         yield found
 
 
@@ -102,52 +109,49 @@ def test_a_job_that_somebody_else_suspends_is_resumed_with_an_event(world: World
 
 
 def test_a_job_that_runs_too_long_is_ended_and_the_time_of_a_suspension_is_not_counted(world: World, job: str):
-    world.apply(job, activeDeadlineSeconds=4)
+    world.apply(job, activeDeadlineSeconds=3)
     child = world.run(job)
     suspend(world, job, child)
-    time.sleep(4)
+    time.sleep(3)
     assert world.status(job)["phase"] == "Suspended"
     world.edit(job, {"suspend": False})
     world.run(job)
     status = world.await_phase("Failed", job)
 
     assert status["failure"]["reason"] == "DeadlineExceeded"
-    assert 4 <= status["activeSeconds"] < 60
+    assert 3 <= status["activeSeconds"] < 60
     await_that(lambda: world.children(job) == [], "the end of the Job")
 
 
-def test_a_deadline_that_is_raised_in_time_is_the_one_that_counts(world: World, job: str):
-    world.apply(job, activeDeadlineSeconds=4)
-    child = world.run(job)
-    world.edit(job, {"activeDeadlineSeconds": 3600})
-    time.sleep(5)
+def test_a_deadline_that_is_raised_in_time_is_the_one_that_counts(world: World):
+    started = datetime.fromisoformat(world.status(RAISED)["startTime"])
+    await_that(lambda: (datetime.now(UTC) - started).total_seconds() > 8, "the first deadline")
 
-    assert world.status(job)["phase"] == "Running"
-    world.kubelet.finish(child, message=complete_message())
-    world.await_phase("Complete", job)
+    assert world.status(RAISED)["phase"] == "Running"
+    world.kubelet.finish(world.child_name(RAISED), message=complete_message())
+    world.await_phase("Complete", RAISED)
 
 
-def test_pods_that_no_machine_takes_end_the_job_at_the_pending_deadline_with_the_cause(world: World, job: str):
-    world.apply(job, pendingDeadlineSeconds=10)
-    world.kubelet.unschedulable(world.await_child(job))
-    status = world.await_phase("Failed", job)
+def test_pods_that_no_machine_takes_end_the_job_at_the_pending_deadline_with_the_cause(world: World):
+    status = world.await_phase("Failed", WAITS)
 
     assert status["failure"]["reason"] == "PendingDeadlineExceeded"
     assert "Insufficient gpu" in status["failure"]["message"]
-    assert attempts(world, job) in ([], [1])
+    assert attempts(world, WAITS) in ([], [1])
 
 
-@pytest.mark.parametrize("end", ["Complete", "Failed"])
-def test_a_finished_job_is_deleted_with_all_that_belongs_to_it_after_its_ttl(world: World, job: str, end: str):
-    world.apply(job, ttlSecondsAfterFinished=2)
-    child = world.run(job)
-    if end == "Complete":
-        world.kubelet.finish(child, message=complete_message())
-    else:
-        world.kubelet.finish(child, exit_code=65)
+def test_a_finished_job_is_deleted_with_all_that_belongs_to_it_after_its_ttl(world: World, job: str):
+    ends = {f"{job}-complete": 0, f"{job}-failed": 65}
+    for name in ends:
+        world.apply(name, ttlSecondsAfterFinished=2)
+    for name, code in ends.items():
+        world.kubelet.finish(world.run(name), exit_code=code, message=complete_message() if code == 0 else "")
 
-    await_that(lambda: world.api.get(world.url("ftj", job)).status_code == httpx.codes.NOT_FOUND, "its end")
-    await_that(lambda: world.children(job) == [], "the garbage collector", 90)
+    for name in ends:
+        await_that(
+            lambda name=name: world.api.get(world.url("ftj", name)).status_code == httpx.codes.NOT_FOUND, "its end"
+        )
+        await_that(lambda name=name: world.children(name) == [], "the garbage collector", 90)
 
 
 def test_a_job_without_a_ttl_is_kept_until_one_is_set(world: World, job: str):
