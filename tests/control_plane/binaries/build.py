@@ -1,6 +1,7 @@
 """Build the test cluster's one binary into a cache folder outside the checkout; `make cluster-binaries`.
 
 The folder's name is a hash of everything that decides the binary: it is built once, and again when that changes.
+FINETUNE_TEST_KUBERNETES chooses another of VERSIONS than the newest; `make test-matrix` does.
 The first build takes 5 to 10 minutes on 2 cores, a later call none. Prints the binary's path.
 """
 
@@ -15,8 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-KUBERNETES = "1.37.2"
-ETCD = "3.7.0"
+# Kubernetes -> the etcd that it is built with here.
+VERSIONS = {"1.37.2": "3.7.0", "1.34.4": "3.6.8"}
+KUBERNETES = os.environ.get("FINETUNE_TEST_KUBERNETES") or next(iter(VERSIONS))
+ETCD = VERSIONS[KUBERNETES]
 HERE = Path(__file__).parent
 
 
