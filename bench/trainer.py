@@ -282,7 +282,7 @@ def peer_environment() -> str:
         uv = str(ROOT / ".venv" / "bin" / "uv")
         subprocess.run([uv, "venv", "-q", "--python", str(PYTHON), str(folder)], check=True)
         subprocess.run(
-            [uv, "pip", "install", "-q", "--python", str(folder / "bin/python"), *PEERS, *MODELS], check=True
+            [uv, "pip", "install", "-q", "--python", str(folder / "bin/python"), *PEERS, *MODELS], check=True, cwd=ROOT
         )
     return str(folder / "bin" / "python")
 
