@@ -106,7 +106,11 @@ def _watch_heartbeat(view: View, decision: Decision, settings: Settings) -> None
 def _pending(view: View, decision: Decision, job: JobFacts, settings: Settings) -> Decision:
     """Say why pods do not start once that takes long; give up when a deadline passes or waiting cannot help."""
     draft = decision.draft
-    since = job.started_at or job.created_at
+    since = job.started_at
+    if since is None:
+        # A Job that was suspended may be hours old: its wait begins when the Job controller starts it.
+        decision.wake(view.now + timedelta(seconds=settings.pending_look_s))
+        return decision
     waited_s = (view.now - since).total_seconds()
     if waited_s < settings.pending_look_s:
         decision.wake(since + timedelta(seconds=settings.pending_look_s))

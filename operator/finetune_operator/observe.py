@@ -59,6 +59,31 @@ class JobFacts:
         return any(each.type in {"Complete", "Failed"} for each in self.conditions)
 
 
+def worth_a_pass(old: JobFacts, new: JobFacts) -> bool:
+    """Tell whether an update of a Job can change a decision.
+
+    About half of a Job's updates are its controller's own bookkeeping: it took the Job up, pods are not ready any more,
+    a pod was counted. None of these is read by a decision; all that is stands here.
+    """
+    became_ready = new.ready >= new.nodes and old.ready < old.nodes
+    lost_last_pod = old.active > 0 and new.active == 0
+    return became_ready or (lost_last_pod and new.suspended) or _decisive(old) != _decisive(new)
+
+
+def _decisive(job: JobFacts) -> tuple[object, ...]:
+    conditions = tuple(each for each in job.conditions if each.type != "SuccessCriteriaMet")
+    return (
+        job.uid,
+        job.suspended,
+        job.nodes,
+        job.terminating > 0,
+        conditions,
+        job.deleting,
+        job.labels,
+        job.spec_hash,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
     """One container of a pod."""

@@ -201,6 +201,8 @@ class Reconciler:
             job, suspended = decision.suspend
             await self._children.patch(job, {"spec": {"suspend": suspended}})
             view.memory.looked.clear()
+            # The answer is in the store already, so its event brings no pass.
+            self._queue.add(view.key)
         if decision.relabel is not None:
             job, labels = decision.relabel
             await self._children.patch(job, {"metadata": {"labels": labels}})
@@ -228,6 +230,8 @@ class Reconciler:
                 self._children.block(view, error)
             return
         view.memory.blocked = None
+        # That the controller took the Job up brings no pass: pods that do not start are found by time.
+        self._queue.add_later(view.key, self._settings.pending_look_s)
 
     async def _refuse(self, view: View, error: errors.Refused) -> None:
         """Fail a job whose children the API server calls invalid: waiting does not mend an affinity."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
-from finetune_operator.observe import JobFacts, PodFacts
+from finetune_operator.observe import JobFacts, PodFacts, worth_a_pass
 from finetune_operator.report import Report
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Store:
         return True
 
     def put_job(self, facts: JobFacts) -> bool:
-        """Take a newer version of a Job; return whether it was newer."""
+        """Take a newer version of a Job; return whether its owner's next decision may be another one."""
         jobs = self._children.setdefault(facts.owner_uid, {})
         known = jobs.get(facts.name)
         if known is not None and known.version >= facts.version:
@@ -188,7 +188,7 @@ class Store:
         memory = self._memories.get(facts.owner_uid)
         if memory is not None and memory.lost == facts.name:
             memory.lost = ""
-        return True
+        return known is None or worth_a_pass(known, facts)
 
     def remove_job(self, facts: JobFacts) -> bool:
         """Drop a deleted Job, unless it was made anew; return whether it was there."""
@@ -197,9 +197,11 @@ class Store:
         if known is None or known.uid != facts.uid:
             return False
         del jobs[facts.name]
+        if not jobs:
+            del self._children[facts.owner_uid]
         self._owners.pop((facts.namespace, facts.name), None)
-        self._vanished.add(facts.owner_uid)
         if facts.owner_uid in self._keys:
+            self._vanished.add(facts.owner_uid)
             self.memory(facts.owner_uid).lost = facts.name
         return True
 

@@ -1,19 +1,15 @@
 """What a job needs next, rule by rule; the clock and the cluster are values."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from finetune_api.exit_codes import Reason, disposition, retryable
-from finetune_api.names import job_name
+from finetune_api.exit_codes import Reason, retryable
 from finetune_api.validation import Problem
 from finetune_operator.lifecycle import decide
 from finetune_operator.status import TRANSITIONS, Draft, condition
 from finetune_operator.store import Blocked
-from support.jobs import NOON, SETTINGS, UID, A, after, complete_pod, failed_pod, pod
+from support.jobs import NOON, SETTINGS, A, after, complete_pod, failed_pod, pod
 
 
 def holds(status: dict[str, Any], kind: str) -> bool:
@@ -226,6 +222,14 @@ def test_pods_that_wait_are_looked_at_and_told_and_fail_at_their_deadline():
     assert late.draft.value["failure"]["reason"] == "PendingDeadlineExceeded"
 
 
+def test_a_job_that_its_queue_just_admitted_after_hours_has_not_waited_for_pods_yet():
+    decision = decide(A().job(started_at=None).at(after(7200)).view(), SETTINGS)
+
+    assert decision.draft.patch() is None
+    assert decision.look is None
+    assert decision.wake_at == after(7200 + SETTINGS.pending_look_s)
+
+
 def test_waiting_for_hours_for_the_same_reason_writes_once():
     job = A(pendingDeadlineSeconds=100000).job().saw("pending", pod(phase="Pending"), at=after(31)).at(after(32))
     first = decide(job.view(), SETTINGS)
@@ -321,52 +325,3 @@ def test_a_phase_moves_only_as_the_table_says(start: str, end: str):
     else:
         with pytest.raises(AssertionError):
             draft.move(end)  # type: ignore[arg-type]
-
-
-@st.composite
-def situations(draw: st.DrawFn) -> A:
-    suspend, queue = draw(st.booleans()), draw(st.sampled_from(["", "q"]))
-    scheduling = {"queue": queue} if queue else {}
-    job = A(suspend=suspend, scheduling=scheduling, activeDeadlineSeconds=draw(st.sampled_from([60, 9000])))
-    draw(st.sampled_from([lambda: job, job.running, job.suspended, job.restarting, job.finished]))()
-    for attempt in draw(st.sets(st.integers(1, 3), max_size=2)):
-        conditions = draw(st.sampled_from([(), ("Failed",), ("Complete",), ("FailureTarget",), ("Suspended",)]))
-        counts = {name: draw(st.integers(0, 1)) for name in ("active", "ready", "terminating")}
-        job.job(attempt=attempt, conditions=conditions, suspended=draw(st.booleans()), **counts)
-        if draw(st.booleans()):
-            reason = draw(st.sampled_from(list(Reason)))
-            purpose = draw(st.sampled_from(["ended", "failing", "pending", "terminating"]))
-            job.saw(purpose, failed_pod(reason.value), attempt=attempt)
-    return job.at(NOON + timedelta(seconds=draw(st.integers(0, 100000))))
-
-
-@given(situations())
-@settings(deadline=None, max_examples=400)
-def test_in_every_situation_an_attempt_never_falls_and_an_end_is_final(job: A):
-    before = dict(job.status)
-    decision = decide(job.view(), SETTINGS)
-    status = decision.draft.value
-
-    assert status.get("attempt", 1) >= before.get("attempt", 1)
-    assert status.get("restarts", 0) >= before.get("restarts", 0)
-    if before.get("phase") in {"Complete", "Failed"}:
-        assert decision.draft.patch() is None
-        assert decision.create is None
-    if decision.create is not None:
-        assert decision.create == decision.draft.attempt
-        name = job_name("a", UID, decision.create)
-        assert name not in job.children
-    if status.get("failure"):
-        assert disposition(Reason(status["failure"]["reason"]))
-
-
-@given(situations())
-@settings(deadline=None, max_examples=200)
-def test_the_same_view_gives_the_same_decision_and_a_written_one_is_not_written_again(job: A):
-    first, second = decide(job.view(), SETTINGS), decide(job.view(), SETTINGS)
-    assert first.draft.value == second.draft.value
-
-    settled = job.with_status(**first.draft.value)
-    third = decide(settled.view(), SETTINGS)
-    fourth = decide(settled.with_status(**third.draft.value).view(), SETTINGS)
-    assert fourth.draft.value.get("attempt") == third.draft.value.get("attempt")

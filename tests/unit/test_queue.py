@@ -111,3 +111,18 @@ def test_a_wait_that_the_server_asks_for_is_obeyed_and_holds_no_other_key():
         assert len(queue) == 0
 
     run(story)
+
+
+def test_what_failed_is_tried_at_once_after_an_outage_but_not_before_the_time_that_the_server_asked_for():
+    async def story(queue: DirtyQueue) -> None:
+        for key, retry_after_s in ((A, None), (B, 5.0)):
+            queue.add(key)
+            await queue.get()
+            for _ in range(12):
+                queue.failed(key, retry_after_s)
+        queue.hurry()
+
+        assert await asyncio.wait_for(queue.get(), 1.0) == A
+        assert len(queue) == 0
+
+    run(story)

@@ -106,3 +106,17 @@ def test_events_in_any_order_end_in_the_newest(versions: list[int]):
 
     assert store.records[KEY].phase == "v5"
     assert store.children("u1")[job(1).name].version == 5
+
+
+def test_what_is_gone_leaves_nothing_behind():
+    store = Store()
+    store.put(record_of(body(5)))
+    empty = Store()
+    store.put_job(job(6))
+    store.remove_job(job(7))
+    store.remove(KEY, "u1", 8)
+    store.put_job(job(9))
+    store.remove_job(job(10))
+
+    held = {name: value for name, value in vars(store).items() if name != "_ended"}
+    assert held == {name: value for name, value in vars(empty).items() if name != "_ended"}
