@@ -29,6 +29,13 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "text-regression": ("text", "textPair", "label"),
     "causal-lm": ("text", "prompt", "completion", "messages"),
     "masked-lm": ("text",),
+    "token-classification": ("tokens", "tags"),
+    "question-answering": ("context", "question", "answers"),
+    "multiple-choice": ("question", "choices", "label"),
+    "translation": ("source", "target"),
+    "summarization": ("text", "summary"),
+    "next-sentence-prediction": ("text",),
+    "recommendation": ("items",),
 }
 """The columns that each task can use; the keys of `data.fields`."""
 
@@ -99,7 +106,18 @@ RULES: Final[tuple[Rule, ...]] = (
         "Keep one of them.",
     ),
     _only_for("training.packing", "task", "causal-lm"),
-    _only_for("training.maskProbability", "task", "masked-lm"),
+    Rule(
+        "training.maskProbability",
+        _if(Has("training.maskProbability"), In("task", ("masked-lm", "next-sentence-prediction"))),
+        "only for masked-lm and next-sentence-prediction",
+        "Remove it.",
+    ),
+    Rule(
+        "model.weights",
+        _if(In("task", ("recommendation",)), In("model.weights", ("random",))),
+        "recommendation learns its items from nothing",
+        "Set weights: random.",
+    ),
     Rule(
         "training.labelSmoothing",
         _if(In("task", ("text-regression",)), In("training.labelSmoothing", (0.0,))),

@@ -10,7 +10,19 @@ from finetune_api.spec.model_data import Data, Model
 from finetune_api.spec.pod import Pod
 from finetune_api.spec.training import Checkpoint, Evaluation, Method, Output, Tracker, Training
 
-Task = Literal["text-classification", "text-regression", "causal-lm", "masked-lm"]
+Task = Literal[
+    "text-classification",
+    "text-regression",
+    "token-classification",
+    "question-answering",
+    "multiple-choice",
+    "translation",
+    "summarization",
+    "causal-lm",
+    "masked-lm",
+    "next-sentence-prediction",
+    "recommendation",
+]
 
 
 class FineTuneJobSpec(Contract):
@@ -18,8 +30,12 @@ class FineTuneJobSpec(Contract):
 
     task: Task
     """What the model learns. text-classification: a label, several labels, or a label of a pair of texts;
-    text-regression: a number; causal-lm: the next token of plain text, of completions or of an assistant's turns;
-    masked-lm: hidden tokens."""
+    text-regression: a number; token-classification: a tag for each word, such as names of persons and places;
+    question-answering: the span of a context that answers a question; multiple-choice: the right one of several
+    choices; translation and summarization: a text from a text, by a model with an encoder and a decoder; causal-lm:
+    the next token of plain text, of completions or of an assistant's turns; masked-lm: hidden tokens;
+    next-sentence-prediction: hidden tokens, and whether a text continues another, from documents; recommendation:
+    the next item of a history, trained from nothing."""
     model: Model
     """The model that training starts from."""
     data: Data

@@ -72,7 +72,7 @@ class Training(Contract):
     """Put several short rows into one sequence without letting them see each other; on when absent. causal-lm
     only."""
     mask_probability: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Part of the tokens to hide and predict; 0.15 when absent. masked-lm only."""
+    """Part of the tokens to hide and predict; 0.15 when absent. masked-lm and next-sentence-prediction only."""
     seed: Annotated[int, Field(ge=0, le=4294967295)] = 42
     """Decides order, splits, dropout and new weights."""
     early_stopping: EarlyStopping | None = None
