@@ -1,3 +1,5 @@
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,17 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_bert: Path, tiny_llama: Path) -> dict[str, Path]:
+def tiny_bart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("bart"), "bart")
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("t5"), "t5")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bert: Path, tiny_llama: Path, tiny_bart: Path, tiny_t5: Path) -> Mapping[str, Path]:
     """The tiny model that suits each task."""
-    return dict.fromkeys(("text-classification", "text-regression", "masked-lm"), tiny_bert) | {"causal-lm": tiny_llama}
+    special = {"causal-lm": tiny_llama, "translation": tiny_bart, "summarization": tiny_t5}
+    return defaultdict(lambda: tiny_bert, special)

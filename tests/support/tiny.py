@@ -9,11 +9,24 @@ from typing import Any
 from finetune_api.run_config import JobIdentity, Paths, RunConfig
 from finetune_api.validation import validate_manifest
 
-TASKS = ("text-classification", "text-regression", "causal-lm", "masked-lm")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : {{ message['content'] }} [SEP]\n{% endfor %}"
     "{% if add_generation_prompt %}assistant : {% endif %}"
 )
+_SEQ2SEQ = {"vocab_size": 30522, "d_model": 32, "pad_token_id": 0, "eos_token_id": 102, "decoder_start_token_id": 101}
+BART = {
+    **_SEQ2SEQ,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 128,
+    "bos_token_id": 101,
+    "forced_eos_token_id": None,
+}
+T5 = {**_SEQ2SEQ, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 WORDS = [
     "the",
     "film",
@@ -45,7 +58,7 @@ def minilm_folder() -> Path:
 
 
 def save_tiny_model(folder: Path, kind: str) -> Path:
-    """Save a 2-layer BERT, RoBERTa or Llama with MiniLM's tokenizer."""
+    """Save a 2-layer BERT, Llama, BART or T5 with MiniLM's tokenizer."""
     import torch
     import transformers as t
 
@@ -62,6 +75,8 @@ def save_tiny_model(folder: Path, kind: str) -> Path:
     model: Any = {
         "bert": lambda: t.BertModel(t.BertConfig(**sizes)),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**sizes, bos_token_id=101, eos_token_id=102)),
+        "bart": lambda: t.BartForConditionalGeneration(t.BartConfig(**BART)),
+        "t5": lambda: t.T5ForConditionalGeneration(t.T5Config(**T5)),
     }[kind]()
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
@@ -80,20 +95,39 @@ def text(index: int) -> str:
     return " ".join(WORDS[(index * 5 + k * (1 + index % 3)) % len(WORDS)] for k in range(count))
 
 
+def one_row(task: str, index: int) -> dict[str, Any]:
+    """A row of a task that depends on its number alone."""
+    words = text(index).split()
+    answer = ("yes it is", "no")[index % 2]
+    return {
+        "text-classification": {"text": text(index), "label": ("bad", "good")[index % 2]},
+        "text-regression": {"text": text(index), "label": index % 7 / 3},
+        "causal-lm": {"messages": [{"role": "user", "content": text(index)}, {"role": "assistant", "content": answer}]},
+        "masked-lm": {"text": text(index)},
+        "token-classification": {
+            "tokens": words,
+            "tags": [f"{'IB'[len(w) % 2]}-W" if "o" in w else "O" for w in words],
+        },
+        "question-answering": {
+            "context": text(index) + " . " + text(index + 1),
+            "question": "what is it",
+            "answers": {"text": [words[1]], "answer_start": [len(words[0]) + 1]},
+        },
+        "multiple-choice": {
+            "question": text(index),
+            "choices": WORDS[: 2 + index % 3],
+            "label": index % 2,
+        },
+        "translation": {"source": text(index), "target": " ".join(reversed(words))},
+        "summarization": {"text": text(index), "summary": words[0]},
+        "next-sentence-prediction": {"text": ". ".join(text(index + k) for k in range(2 + index % 4))},
+        "recommendation": {"items": [WORDS[(index + k * k) % len(WORDS)] for k in range(2 + index % 4)]},
+    }[task]
+
+
 def write_rows(folder: Path, task: str, count: int = 48) -> Path:
-    rows: list[dict[str, Any]] = []
-    for index in range(count):
-        row: dict[str, Any] = {"text": text(index)}
-        if task == "text-classification":
-            row["label"] = ("bad", "good")[index % 2]
-        elif task == "text-regression":
-            row["label"] = index % 7 / 3
-        elif task == "causal-lm":
-            answer = ("yes it is", "no")[index % 2]
-            row = {"messages": [{"role": "user", "content": text(index)}, {"role": "assistant", "content": answer}]}
-        rows.append(row)
     path = folder / f"{task}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(one_row(task, index)) + "\n" for index in range(count)))
     return path
 
 
@@ -105,6 +139,8 @@ def manifest(task: str, model: Path, rows: Path, /, **sections: Any) -> dict[str
         "method": {"type": "full"},
         "training": {"maxSteps": 4, "batchSize": 8, "learningRate": 0.001},
     }
+    if task == "recommendation":
+        spec["model"]["weights"] = "random"
     for name, value in sections.items():
         spec[name] = {**spec.get(name, {}), **value} if isinstance(value, dict) else value
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "tiny"}, "spec": spec}

@@ -45,7 +45,8 @@ class Case:
         self.data = prepare_data(config)
         self.task, self.table = self.data.task, self.data.encoded["train"].table
         torch.manual_seed(0)
-        self.loaded = load_model(self.data.files, self.task.head, pretrained=True)
+        pretrained = config.spec.model.weights == "pretrained"
+        self.loaded = load_model(self.data.files, self.task.head, pretrained=pretrained)
         self.prepared = prepare(config.spec.method, self.loaded)
         self.model = self.prepared.model.eval()
 
@@ -55,7 +56,7 @@ class Case:
         self.model.zero_grad()
         total = 0.0
         for rows in pieces:
-            loss = self.task.loss_sum(self.model, self.task.collate(self.table, rows, 0)) / count
+            loss = (self.task.loss_sum(self.model, self.task.collate(self.table, rows, 0)) / count).sum()
             loss.backward()
             total += float(loss.detach())
         parts = [each.grad.flatten() for each in self.model.parameters() if each.grad is not None]
@@ -80,7 +81,7 @@ def test_padding_does_not_change_the_loss_of_a_row(case: Case):
     longest = int(case.table.lengths.argmax())
 
     def loss(*rows: int) -> float:
-        return float(case.task.loss_sum(case.model, case.task.collate(case.table, np.array(rows), 0)).detach())
+        return float(case.task.loss_sum(case.model, case.task.collate(case.table, np.array(rows), 0)).detach().sum())
 
     alone = sum(loss(row) for row in ROWS)
     padded = sum(loss(row, longest) - loss(longest) for row in ROWS)
@@ -94,15 +95,27 @@ def test_predictions_do_not_depend_on_the_batch(case: Case):
         parts = [case.task.predict(case.model, case.task.collate(case.table, r.reshape(1), None)) for r in ROWS]
 
     for name, values in whole.items():
-        assert np.allclose(values, np.concatenate([part[name] for part in parts]), atol=1e-5), name
+        apart = np.concatenate([part[name] for part in parts])
+        if values.dtype == object:
+            assert [str(each) for each in values] == [str(each) for each in apart], name
+        else:
+            assert np.allclose(values, apart, atol=1e-5), name
 
 
 def test_an_evaluation_sees_every_row_once(case: Case):
     assert sorted(np.concatenate(passes(case.table)).tolist()) == list(range(len(case.table)))
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
-@pytest.mark.parametrize("method", ["full", "lora"])
+# Items are learned from nothing, and a low-rank update of random weights is refused.
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        (task, method)
+        for task in sorted(TASKS)
+        for method in ("full", "lora")
+        if (task, method) != ("recommendation", "lora")
+    ],
+)
 def test_an_artifact_is_loaded_back_with_identical_scores_and_merged_equals_adapter(
     task: str, method: str, tmp_path: Path, tiny: dict[str, Path]
 ):

@@ -42,7 +42,7 @@ def accumulation_is_exact(
 
     def gradients(passes: list[Rows]) -> dict[str, Tensor]:
         for each in passes:
-            task.loss_sum(model, task.collate(table, each, 0).to(device)).backward()
+            task.loss_sum(model, task.collate(table, each, 0).to(device)).sum().backward()
         found = {name: each.grad.clone() for name, each in parameters.items() if each.grad is not None}
         for parameter in parameters.values():
             parameter.grad = None

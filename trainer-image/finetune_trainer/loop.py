@@ -19,7 +19,6 @@ from finetune_api.period import Period
 from finetune_api.spec import Training
 from finetune_trainer import checkpoint
 from finetune_trainer.data.sampler import Rows, Sampler, split_batch
-from finetune_trainer.data.table import TokenTable
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import NonFiniteLoss, Preempted
 from finetune_trainer.evaluate import EvaluationStopped, Judge
@@ -55,7 +54,7 @@ class Parts:
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
     train: Encoded
-    validation: TokenTable | None
+    validation: Encoded | None
     group: Group
     reporter: Reporter
     judge: Judge
@@ -165,21 +164,21 @@ class Loop:
         parts, started = self._parts, time.monotonic()
         epoch = self.step // self.sampler.steps_per_epoch
         rows = self.sampler.batch(self.step)
-        targets = parts.task.targets(self._table, rows, epoch)
+        targets = torch.as_tensor(parts.task.targets(self._table, rows, epoch), device=parts.group.device)
         mine = split_batch(rows, self._lengths, self._schedule.micro_batch, parts.group.world)[parts.group.rank]
         seed_everything(self._training.seed, self.step, parts.group.rank)
-        loss_sum = torch.zeros((), dtype=torch.float32, device=parts.group.device)
+        share = torch.zeros((), dtype=torch.float32, device=parts.group.device)
         for piece in mine:
             batch = parts.task.collate(self._table, piece, epoch).to(parts.group.device)
             with parts.autocast():
-                loss = parts.task.loss_sum(parts.model, batch)
-            (loss / targets).backward()
-            loss_sum += loss.detach()
+                loss = (parts.task.loss_sum(parts.model, batch) / targets).sum()
+            loss.backward()
+            share += loss.detach()
             parts.reporter.heartbeat()
-        control = torch.stack([loss_sum.double(), *self._wishes()])
+        control = torch.stack([share.double(), *self._wishes()])
         parts.group.sum_(control)
         parts.group.sum_gradients(list(parts.parameters.values()))
-        mean_loss = float(control[0]) / targets
+        mean_loss = float(control[0])
         norm, rate = self._update(mean_loss, mine, epoch)
         self.step += 1
         self._rate_meter.add(len(rows), int(self._lengths[rows].sum()), time.monotonic() - started)
@@ -215,7 +214,7 @@ class Loop:
         for row in (row for piece in mine for row in piece):
             batch = parts.task.collate(self._table, row.reshape(1), epoch).to(parts.group.device)
             with torch.no_grad(), parts.autocast():
-                if not math.isfinite(float(parts.task.loss_sum(parts.model, batch))):
+                if not math.isfinite(float(parts.task.loss_sum(parts.model, batch).sum())):
                     culprits.append(parts.train.examples[int(row)].place)
         everyone = sorted({place for places in parts.group.gather(culprits) for place in places})
         first = sorted(parts.train.examples[int(row)].place for piece in mine for row in piece)

@@ -1,6 +1,6 @@
 """Losses as sums, so that they can be divided by the global count once.
 
-Legend: K supervised tokens, H hidden size, V vocabulary.
+Legend: K supervised tokens, H hidden size, V vocabulary, B rows, C choices.
 """
 
 from collections.abc import Callable
@@ -46,6 +46,26 @@ def token_losses(
     results = [checkpoint(part, hidden, targets, use_reentrant=False) for hidden, targets in pairs]
     losses, right = zip(*results, strict=True)
     return torch.cat(losses), torch.cat(right)
+
+
+def choice_losses(scores_BC: Tensor, right_B: Tensor, label_smoothing: float) -> Tensor:
+    """Return the cross-entropy of each row over the choices that it has.
+
+    Args:
+        scores_BC: Unnormalised; minus infinity where a row has no such choice.
+        right_B: The right choice.
+        label_smoothing: Probability spread over a row's choices.
+
+    Returns:
+        Loss of each row in nats, [B].
+    """
+    log_BC = F.log_softmax(scores_BC, dim=-1)
+    loss_B = -log_BC.gather(1, right_B[:, None])[:, 0]
+    if label_smoothing == 0.0:
+        return loss_B
+    possible_BC = scores_BC > -torch.inf
+    mean_B = -log_BC.masked_fill(~possible_BC, 0.0).sum(dim=-1) / possible_BC.sum(dim=-1)
+    return (1.0 - label_smoothing) * loss_B + label_smoothing * mean_B
 
 
 def _width(head: Callable[[Tensor], Tensor], hidden_KH: Tensor) -> int:

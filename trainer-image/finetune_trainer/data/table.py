@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 INPUT_IDS = "input_ids"
-_VERSION = 3
+_VERSION = 4
 _META = "table.json"
 
 
@@ -53,13 +53,7 @@ def build_table(ragged: Mapping[str, Sequence[Sequence[int]]], dense: Mapping[st
     lengths = np.fromiter((len(row) for row in ragged[INPUT_IDS]), dtype=np.int64)
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    flat = {
-        name: np.concatenate([np.asarray(row, dtype=_dtype(name)) for row in rows])
-        if rows
-        else np.zeros(0, dtype=_dtype(name))
-        for name, rows in ragged.items()
-    }
-    return TokenTable(offsets, flat, dense)
+    return TokenTable(offsets, {name: _flat(rows) for name, rows in ragged.items()}, dense)
 
 
 def cached(folder: Path, key: Mapping[str, Any], build: Callable[[], tuple[TokenTable, Any]]) -> tuple[TokenTable, Any]:
@@ -108,5 +102,7 @@ def _read(place: Path) -> tuple[TokenTable, Any]:
     return table, meta["notes"]
 
 
-def _dtype(column: str) -> type[np.generic]:
-    return np.int32 if column == INPUT_IDS else np.uint8
+def _flat(rows: Sequence[Sequence[int]]) -> Array:
+    """Join rows, as bytes where every value fits: masks and segment numbers stand beside every token."""
+    values = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]) if rows else np.zeros(0, dtype=np.int32)
+    return values.astype(np.uint8) if len(values) and values.min() >= 0 and values.max() < 256 else values

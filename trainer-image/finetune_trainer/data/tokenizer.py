@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _UNLIMITED = 10**6
 _CONFIG, _SPECIAL, _TEMPLATE = "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
+_MODEL = "config.json"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Tokenizer:
     special: Mapping[str, str]
     chat_template: str | None
     model_max_length: int | None
+    decoder_start_id: int | None = None
+    """What the decoder of an encoder-decoder model begins with; None for other models."""
 
     def id_of(self, name: str) -> int | None:
         """Return the id of `eos_token`, `pad_token`, `mask_token`, ...; None when the model has none."""
@@ -61,9 +64,28 @@ class Tokenizer:
         self.backend.no_truncation()
         return [each.ids for each in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special tokens included."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+    def encode_words(self, rows: Sequence[Sequence[str]], max_length: int) -> "list[Encoding]":
+        """Tokenise texts that are cut into words already; the encodings know each token's word."""
+        self.backend.enable_truncation(max_length)
+        return self.backend.encode_batch([list(row) for row in rows], is_pretokenized=True)
+
+    def encode_windows(self, pairs: Sequence[tuple[str, str]], max_length: int, overlap: int) -> "list[list[Encoding]]":
+        """Tokenise pairs whose second text is long.
+
+        Args:
+            pairs: A short text and a long one.
+            max_length: Longest window in tokens.
+            overlap: Tokens of the long text that two windows share.
+
+        Returns:
+            For each pair its windows, each with the whole first text; the encodings know each token's characters.
+        """
+        self.backend.enable_truncation(max_length, stride=overlap, strategy="only_second")
+        return [[each, *each.overflowing] for each in self.backend.encode_batch(list(pairs))]
+
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        """Return the text of ids, with or without special tokens."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=not special)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False) -> str:
         """Render messages by the model's own chat template.
@@ -140,6 +162,7 @@ def load_tokenizer(folder: Path, gguf_file: str | None = None) -> Tokenizer:
             _special_tokens(_read_json(folder / _SPECIAL) | config),
             template.read_text(encoding="utf-8") if template.exists() else _template_of(config),
             _limit(config.get("model_max_length")),
+            _read_json(folder / _MODEL).get("decoder_start_token_id"),
         )
     return _converted(folder, gguf_file)
 
@@ -155,7 +178,8 @@ def _converted(folder: Path, gguf_file: str | None) -> Tokenizer:
             f"{folder}: no usable tokenizer ({error})", remedy="Add tokenizer.json to the model."
         ) from error
     special = {name: str(token) for name, token in found.special_tokens_map.items() if isinstance(token, str)}
-    return Tokenizer(backend, special, found.chat_template, _limit(found.model_max_length))
+    start = _read_json(folder / _MODEL).get("decoder_start_token_id")
+    return Tokenizer(backend, special, found.chat_template, _limit(found.model_max_length), start)
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

@@ -49,7 +49,9 @@ def add_lora(method: Method, loaded: Loaded) -> Prepared:
 
 def _targets(model: nn.Module, wanted: str) -> tuple[list[str], str]:
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    backbone = f"{getattr(model, 'base_model_prefix', '')}."
+    whole: Any = model
+    # A model that is its own backbone (T5) has names without a prefix.
+    backbone = "" if getattr(model, "base_model", None) is model else f"{whole.base_model_prefix}."
     linear = [
         name
         for name, module in model.named_modules()

@@ -3,14 +3,33 @@
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.tokenizer import Tokenizer
-from finetune_trainer.tasks import causal_lm, masked_lm, text_classification, text_regression
+from finetune_trainer.tasks import (
+    causal_lm,
+    masked_lm,
+    multiple_choice,
+    next_sentence,
+    question_answering,
+    recommendation,
+    summarization,
+    text_classification,
+    text_regression,
+    token_classification,
+    translation,
+)
 from finetune_trainer.tasks.base import Task, TaskModule
 
 TASKS: dict[str, TaskModule] = {
     "text-classification": text_classification,
     "text-regression": text_regression,
+    "token-classification": token_classification,
+    "question-answering": question_answering,
+    "multiple-choice": multiple_choice,
+    "translation": translation,
+    "summarization": summarization,
     "causal-lm": causal_lm,
     "masked-lm": masked_lm,
+    "next-sentence-prediction": next_sentence,
+    "recommendation": recommendation,
 }
 
 

@@ -173,11 +173,17 @@ def pad(table: TokenTable, column: str, rows: Rows, fill: int) -> Tensor:
     Returns:
         [B, T], T the longest of the rows.
     """
-    lengths = table.lengths[rows]
+    return padded([table.row(column, int(row)) for row in rows], fill)[0]
+
+
+def padded(rows: Sequence[Array], fill: int) -> tuple[Tensor, Tensor]:
+    """Return rows as one tensor, and 1 where it is no padding, both [B, longest] int64."""
+    lengths = np.array([len(row) for row in rows])
     out = np.full((len(rows), int(lengths.max())), fill, dtype=np.int64)
     for at, row in enumerate(rows):
-        out[at, : lengths[at]] = table.row(column, int(row))
-    return torch.from_numpy(out)
+        out[at, : len(row)] = row
+    mask = (np.arange(out.shape[1])[None, :] < lengths[:, None]).astype(np.int64)
+    return torch.from_numpy(out), torch.from_numpy(mask)
 
 
 def attention_mask(table: TokenTable, rows: Rows) -> Tensor | None:
@@ -192,3 +198,18 @@ def attention_mask(table: TokenTable, rows: Rows) -> Tensor | None:
 def dense(table: TokenTable, column: str, rows: Rows) -> npt.NDArray[np.float32]:
     """Return rows of a dense column, [B, width]."""
     return np.asarray(table.dense[column][rows], dtype=np.float32)
+
+
+def marked_pieces(ids: Array, marks: Array, tokenizer: Tokenizer) -> Sequence[Piece]:
+    """Return a text cut where marks begin or end; a mark is 1 where a token is learned."""
+    edges = np.flatnonzero(np.diff(marks)) + 1
+    parts = zip(np.split(ids, edges), np.split(marks, edges), strict=True)
+    return [Piece(tokenizer.decode(part.tolist()), supervised=bool(each[0])) for part, each in parts]
+
+
+def objects(values: Sequence[Any]) -> Array:
+    """Return values of any kind as an array with one element each, as predictions are."""
+    out = np.empty(len(values), dtype=object)
+    for at, value in enumerate(values):
+        out[at] = value
+    return out

@@ -18,7 +18,7 @@ from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import DataError
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused
+from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, marked_pieces
 from finetune_trainer.tasks.metrics import perplexity
 from finetune_trainer.tasks.token_head import TokenHead, token_predictions
 
@@ -131,10 +131,7 @@ class CausalLM:
 
     def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
         """Return the text in pieces that are learned or not."""
-        tokens, mask = table.row(INPUT_IDS, row), table.row(SUPERVISED, row)
-        edges = np.flatnonzero(np.diff(mask)) + 1
-        parts = zip(np.split(tokens, edges), np.split(mask, edges), strict=True)
-        return [Piece(tokenizer.decode(ids.tolist()), supervised=bool(learned[0])) for ids, learned in parts]
+        return marked_pieces(table.row(INPUT_IDS, row), table.row(SUPERVISED, row), tokenizer)
 
     def label_text(self, example: Example) -> str:
         """Return the completion or the assistant's words."""

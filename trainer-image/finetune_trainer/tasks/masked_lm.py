@@ -20,24 +20,57 @@ from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, attention_mask, pad
+from finetune_trainer.tasks.base import (
+    Batch,
+    Encoded,
+    HeadSpec,
+    Piece,
+    Predictions,
+    Refused,
+    attention_mask,
+    marked_pieces,
+    pad,
+)
 from finetune_trainer.tasks.metrics import perplexity
 from finetune_trainer.tasks.token_head import TokenHead, token_predictions
 
 _MASKED, _REPLACED = 0.8, 0.9
 _EVALUATION_EPOCH = 2**31
+Positions = npt.NDArray[np.int64]
 _MASKABLE = "maskable"
 DEFAULT_MASK_PROBABILITY = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Hiding:
+    """Which tokens are hidden, and by what."""
+
+    mask_id: int
+    vocabulary: int
+    probability: float
+    seed: int
+
+    def generator(self, epoch: int | None, row: int) -> np.random.Generator:
+        """Return the source of randomness of one row; evaluations always use the same."""
+        return np.random.default_rng((self.seed, _EVALUATION_EPOCH if epoch is None else epoch, row))
+
+    def choose(self, candidates: Positions, rng: np.random.Generator) -> tuple[Positions, Positions]:
+        """Return the positions to hide, at least one, and what stands there instead, -1 for the token itself."""
+        draw = rng.random(len(candidates))
+        chosen = draw < self.probability
+        if not chosen.any():
+            chosen[draw.argmin()] = True
+        positions = candidates[chosen]
+        kind = rng.random(len(positions))
+        random_ids = rng.integers(self.vocabulary, size=len(positions))
+        return positions, np.where(kind < _MASKED, self.mask_id, np.where(kind < _REPLACED, random_ids, -1))
 
 
 @dataclass(frozen=True)
 class MaskedLM:
     """Cross-entropy over hidden tokens."""
 
-    mask_id: int
-    vocabulary: int
-    probability: float
-    seed: int
+    hiding: Hiding
     label_smoothing: float
     pad_id: int = 0
     name: str = "masked-lm"
@@ -116,29 +149,15 @@ class MaskedLM:
         tokens = table.row(INPUT_IDS, row)
         hidden = np.zeros(len(tokens), dtype=np.uint8)
         hidden[self._hide(table, row, 0)[0]] = 1
-        edges = np.flatnonzero(np.diff(hidden)) + 1
-        parts = zip(np.split(tokens, edges), np.split(hidden, edges), strict=True)
-        return [Piece(tokenizer.decode(ids.tolist()), supervised=bool(each[0])) for ids, each in parts]
+        return marked_pieces(tokens, hidden, tokenizer)
 
     def label_text(self, example: Example) -> str:  # noqa: ARG002
         """There is none beside the text itself."""
         return ""
 
-    def _hide(
-        self, table: TokenTable, row: int, epoch: int | None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the positions to hide and what stands there instead, -1 for the token itself."""
-        rng = np.random.default_rng((self.seed, _EVALUATION_EPOCH if epoch is None else epoch, row))
+    def _hide(self, table: TokenTable, row: int, epoch: int | None) -> tuple[Positions, Positions]:
         candidates = np.flatnonzero(table.row(_MASKABLE, row))
-        draw = rng.random(len(candidates))
-        chosen = draw < self.probability
-        if not chosen.any():
-            chosen[draw.argmin()] = True
-        positions = candidates[chosen]
-        kind = rng.random(len(positions))
-        random_ids = rng.integers(self.vocabulary, size=len(positions))
-        replacement = np.where(kind < _MASKED, self.mask_id, np.where(kind < _REPLACED, random_ids, -1))
-        return positions, replacement
+        return self.hiding.choose(candidates, self.hiding.generator(epoch, row))
 
 
 def read(columns: Columns) -> Read:
@@ -148,15 +167,19 @@ def read(columns: Columns) -> Read:
 
 
 def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> MaskedLM:  # noqa: ARG001
-    """Make the task for a tokenizer.
+    """Nothing is learned from the rows."""
+    return MaskedLM(hiding_of(spec, tokenizer), spec.training.label_smoothing, tokenizer.pad_id)
+
+
+def hiding_of(spec: FineTuneJobSpec, tokenizer: Tokenizer) -> Hiding:
+    """Say how tokens are hidden.
 
     Args:
         spec: The manifest's.
-        splits: All sets.
         tokenizer: The model's.
 
     Returns:
-        The task.
+        The choice.
 
     Raises:
         ConfigError: The model has no mask token.
@@ -164,6 +187,5 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Masked
     mask_id = tokenizer.id_of("mask_token")
     if mask_id is None:
         raise ConfigError("the model has no mask token", remedy="Use an encoder, or task: causal-lm.")
-    size, training = tokenizer.backend.get_vocab_size(), spec.training
-    probability = training.mask_probability or DEFAULT_MASK_PROBABILITY
-    return MaskedLM(mask_id, size, probability, training.seed, training.label_smoothing, tokenizer.pad_id)
+    probability = spec.training.mask_probability or DEFAULT_MASK_PROBABILITY
+    return Hiding(mask_id, tokenizer.backend.get_vocab_size(), probability, spec.training.seed)

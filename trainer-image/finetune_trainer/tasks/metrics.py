@@ -8,6 +8,7 @@ import numpy.typing as npt
 from finetune_trainer.data.table import Array
 
 _MAX_EXPONENT = 700.0
+_TOP = 10
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mae", "rmse"})
 
 
@@ -76,6 +77,26 @@ def regression(predicted: Array, truth: Array) -> dict[str, float]:
         "rmse": float(np.sqrt((error**2).mean())),
         "r2": 1.0 - float((error**2).sum()) / spread if spread > 0 else 0.0,
         "pearson": float(np.corrcoef(predicted, truth)[0, 1]) if varies else 0.0,
+    }
+
+
+def ranking(ranks: Array) -> dict[str, float]:
+    """Return how high the right one stands: recall and NDCG (one right one per row), and the mean reciprocal rank.
+
+    Args:
+        ranks: Place of the right one, from 1; 0 where it cannot be told, [N].
+
+    Returns:
+        The metrics.
+    """
+    known = ranks > 0
+    place = np.where(known, ranks, 1).astype(np.float64)
+    top = known & (ranks <= _TOP)
+    return {
+        "recall_at_1": float((ranks == 1).mean()),
+        "recall_at_10": float(top.mean()),
+        "ndcg_at_10": float(np.where(top, 1.0 / np.log2(place + 1.0), 0.0).mean()),
+        "mrr": float(np.where(known, 1.0 / place, 0.0).mean()),
     }
 
 

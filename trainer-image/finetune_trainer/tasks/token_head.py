@@ -45,18 +45,26 @@ class TokenHead:
             return losses, logits_KV.detach().argmax(dim=-1) == targets
         return token_losses(self._hidden(model, batch, select), targets, self._head(model), label_smoothing)
 
+    def scores(self, model: nn.Module, batch: Batch, select: Tensor) -> Tensor:
+        """Return the scores at flat positions, [*, V]."""
+        if self._proven is None:
+            self._proven = self.equals_model(model, batch)
+        if self._proven:
+            return self._head(model)(self._hidden(model, batch, select))
+        return self._full(model, batch).flatten(0, 1)[select]
+
     def equals_model(self, model: nn.Module, batch: Batch) -> bool:
         """Tell whether head(backbone(x)) is what the model itself computes, on one row of a batch."""
-        if self._find(model) is None:
+        base: Any = model.base_model
+        if self._find(model) is None or base is model:
             return False
         one = Batch({name: each[:1] for name, each in batch.inputs().items()}, batch.rows[:1])
         was_training = model.training
         model.eval()
         try:
             with torch.no_grad():
-                every = torch.arange(one.tensors["input_ids"].numel(), device=one.tensors["input_ids"].device)
-                ours = self._head(model)(self._hidden(model, one, every))
                 theirs = self._full(model, one).flatten(0, 1)
+                ours = self._head(model)(self._hidden(model, one, torch.arange(len(theirs), device=theirs.device)))
                 return bool((ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max().clamp(min=1.0))
         finally:
             model.train(was_training)

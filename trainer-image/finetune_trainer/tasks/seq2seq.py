@@ -1,0 +1,171 @@
+"""A text from a text, by a model with an encoder and a decoder: what translation and summarization share.
+
+A table row is the source followed by the target. While judging, texts are written by beam search.
+
+Legend: B rows, S source tokens, T target tokens, K target tokens of all rows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.data.sampler import Rows
+from finetune_trainer.data.schema import Columns, Example, Read, text_of
+from finetune_trainer.data.split import Splits
+from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
+from finetune_trainer.data.tokenizer import Tokenizer
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, marked_pieces, objects, padded
+from finetune_trainer.tasks.token_head import TokenHead, token_predictions
+
+BEAMS = 4
+_TARGET = "target"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """How written texts are compared with the right ones, and the names of what comes out."""
+
+    names: tuple[str, ...]
+    compare: Callable[[Sequence[str], Sequence[str]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Seq2Seq:
+    """Cross-entropy over the target's tokens; `judge` is for what the model writes."""
+
+    name: str
+    judge: Judge
+    tokenizer: Tokenizer
+    start_id: int
+    longest: int
+    """Most tokens that are written."""
+    label_smoothing: float
+    head: HeadSpec = field(default_factory=lambda: HeadSpec("seq2seq", {}))
+    scorer: TokenHead = field(default_factory=lambda: TokenHead(("lm_head",), {"use_cache": False}))
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The loss, and what the texts are judged by."""
+        return ("loss", *self.judge.names)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Nothing beyond the texts decides the encoding."""
+        return {}
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> Encoded:
+        """Tokenise sources and targets, each with its special tokens; `target` is 1 where the target is."""
+        sources = tokenizer.encode([each.text for each in examples], max_length) if examples else []
+        targets = tokenizer.encode([each.completion or "" for each in examples], max_length) if examples else []
+        pairs = list(zip(sources, targets, strict=True))
+        ragged = {
+            INPUT_IDS: [source.ids + target.ids for source, target in pairs],
+            _TARGET: [[0] * len(source) + [1] * len(target) for source, target in pairs],
+        }
+        count = np.array([[len(target)] for target in targets], dtype=np.float32).reshape(len(targets), 1)
+        cut = sum(bool(source.overflowing or target.overflowing) for source, target in pairs)
+        return Encoded(build_table(ragged, {"targets": count}), examples, (), cut)
+
+    def collate(self, table: TokenTable, rows: Rows, epoch: int | None) -> Batch:  # noqa: ARG002 - nothing is random
+        """Return the inputs of both halves; the flat positions `select` predict `targets` of rows `owner`, all [K].
+
+        Padding stands on the right, where the decoder never looks back from a token.
+        """
+        ids, marks = ([table.row(column, int(row)) for row in rows] for column in (INPUT_IDS, _TARGET))
+        sources = [row[mark == 0] for row, mark in zip(ids, marks, strict=True)]
+        targets = [row[mark == 1].astype(np.int64) for row, mark in zip(ids, marks, strict=True)]
+        shifted = [np.concatenate([[self.start_id], target[:-1]]) for target in targets]
+        input_ids, mask = padded(sources, self.tokenizer.pad_id)
+        decoder_ids, _ = padded(shifted, self.tokenizer.pad_id)
+        owner = np.repeat(np.arange(len(rows)), [len(target) for target in targets])
+        at = np.concatenate([np.arange(len(target)) for target in targets])
+        tensors = {
+            INPUT_IDS: input_ids,
+            "decoder_input_ids": decoder_ids,
+            "select": torch.from_numpy(owner * decoder_ids.shape[1] + at),
+            "targets": torch.from_numpy(np.concatenate(targets)),
+            "owner": torch.from_numpy(owner),
+        }
+        if not bool(mask.all()):
+            tensors["attention_mask"] = mask
+        return Batch(tensors, rows)
+
+    def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> float:  # noqa: ARG002
+        """Target tokens."""
+        return float(table.dense["targets"][rows].sum(dtype=np.float64))
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy over the target's tokens."""
+        return self.scorer.losses(model, batch, self.label_smoothing)[0].sum()
+
+    def predict(self, model: nn.Module, batch: Batch) -> Predictions:
+        """Return each row's summed `loss`, its target `tokens`, how many are `right`, and the `text` written for it."""
+        losses_K, right_K = self.scorer.losses(model, batch, 0.0)
+        return {**token_predictions(losses_K, right_K, batch), "text": objects(self._write(model, batch))}
+
+    def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:
+        """Return the loss per target token, and the texts' metrics."""
+        loss = float(predictions["loss"].sum() / predictions["tokens"].sum())
+        right = [example.completion or "" for example in examples]
+        return {"loss": loss} | self.judge.compare(list(predictions["text"]), right)
+
+    def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
+        """Return the source, and the target as learned."""
+        return marked_pieces(table.row(INPUT_IDS, row), table.row(_TARGET, row), tokenizer)
+
+    def label_text(self, example: Example) -> str:
+        """Return the target."""
+        return example.completion or ""
+
+    def _write(self, model: nn.Module, batch: Batch) -> list[str]:
+        generator: Any = model
+        positions = getattr(generator.config, "max_position_embeddings", None)
+        ids_BT = generator.generate(
+            batch.tensors[INPUT_IDS],
+            attention_mask=batch.tensors.get("attention_mask", torch.ones_like(batch.tensors[INPUT_IDS])),
+            num_beams=BEAMS,
+            do_sample=False,
+            max_new_tokens=min(self.longest, positions - 1) if positions else self.longest,
+        )
+        return [self.tokenizer.decode(row, special=False).strip() for row in ids_BT.tolist()]
+
+
+def reader(source: str, target: str) -> Callable[[Columns], Read]:
+    """Return what reads two texts, by the roles of their columns."""
+
+    def read(columns: Columns) -> Read:
+        text, written = columns.need(source), columns.need(target)
+        return lambda row: Example(row, text=text_of(row, text), completion=text_of(row, written))
+
+    return read
+
+
+def build_seq2seq(name: str, judge: Judge, spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Seq2Seq:
+    """Make the task for a tokenizer.
+
+    Args:
+        name: Key of the registry.
+        judge: Compares texts.
+        spec: The manifest's.
+        splits: All sets; no text is written that is longer than the longest to learn.
+        tokenizer: The model's.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: The model has no decoder that reads an encoder.
+    """
+    if tokenizer.decoder_start_id is None:
+        raise ConfigError(
+            f"{name} needs a model with an encoder and a decoder, and this one does not say what a decoder begins with",
+            remedy="Choose a BART, T5, Marian or similar model, or task: causal-lm.",
+        )
+    longest = max(map(len, tokenizer.encode([each.completion or "" for each in splits.train], spec.data.max_length)))
+    smoothing = spec.training.label_smoothing
+    return Seq2Seq(name, judge, tokenizer, tokenizer.decoder_start_id, longest, smoothing)
