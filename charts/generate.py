@@ -1,4 +1,4 @@
-"""Generate what the chart repeats: the CRD, the RBAC rules, its version, and the README from the comments in values.yaml.
+"""Generate what the chart repeats: the CRD, the RBAC rules, the version, the README from the comments in values.yaml.
 
 Comments belong to the key below them. The rules are those of `finetune_operator.permissions`, parted in two: those for
 the namespaces that are watched, and the Lease's for the operator's own.
@@ -32,9 +32,10 @@ helm install finetune-operator charts/finetune-operator --namespace finetune-sys
 Needs Kubernetes 1.33 or newer and Helm 3.22 or 4. The values are checked: an unknown key is refused.
 
 - **Upgrading** replaces the CRD too; running jobs go on.
-- **Uninstalling** keeps the CRD and every FineTuneJob unless `crd.keep` is false. Jobs that run then go on without anybody to
-  restart them.
-- **GitOps** tools that render without a cluster make a new certificate each time: use `tls.source` `certManager` or `secret`.
+- **Uninstalling** keeps the CRD and every FineTuneJob unless `crd.keep` is false. Jobs that run then go on without
+  anybody to restart them.
+- **GitOps** tools that render without a cluster make a new certificate each time: use `tls.source` `certManager` or
+  `secret`.
 - **Without Prometheus' operator** leave `monitoring` off; /metrics is served in any case.
 
 | value | default | meaning |
