@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +24,7 @@ from finetune_operator.observe import job_facts
 from finetune_operator.queue import DirtyQueue, Priority
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.settings import Settings
-from finetune_operator.store import Key, Record, Store, record_of
+from finetune_operator.store import Record, Store, record_of
 from finetune_operator.watch import Collection, Watcher
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,6 @@ class Operator:
         self._synced = asyncio.Event()
         self._acting = asyncio.Event()
         self._problem = ""
-        self.metrics.count_jobs = self._count_jobs
         self._jobs = Watcher(cluster, self._job_collection(), rng)
         cluster.on_write = self._count_write
         self.reconciler.may_act = self._may_act
@@ -133,13 +132,9 @@ class Operator:
             kind, body = self._inbox.popleft()
             record = record_of(body)
             if kind == "DELETED":
-                self._drop(record.key, record.uid, record.version)
+                self.store.remove(record.key, record.uid, record.version)
             elif self.store.put(record):
                 self.queue.add(record.key, Priority.FINISH if record.finished else Priority.NEW)
-
-    def _drop(self, key: Key, uid: str, version: int) -> None:
-        if self.store.remove(key, uid, version):
-            self.metrics.forget(key.namespace, key.name)
 
     async def _keep_listed(self) -> None:
         """List FineTuneJobs at the start, after a broken watch, and now and then; untouched ones come first."""
@@ -240,9 +235,6 @@ class Operator:
         key = self.store.key_of(uid)
         if key is not None:
             self.queue.add(key, Priority.FINISH if urgent else Priority.NEW)
-
-    def _count_jobs(self) -> Mapping[str, int]:
-        return Counter(each.phase or "New" for each in list(self.store.records.values()))
 
     def _count_write(self, verb: str, plural: str, result: str) -> None:
         self.metrics.writes.labels(verb, plural, result).inc()

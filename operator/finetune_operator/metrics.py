@@ -1,35 +1,30 @@
-"""The operator's Prometheus series, and the last values of each job that lives.
+"""The operator's own Prometheus series: its passes, writes, watches and posts, and how long jobs take.
 
-A job's values are kept as one small tuple and become series when they are asked for: 10,000 jobs in client objects
-would need 80 MiB. Steps, epochs and uids are never labels.
+Labels come from closed lists. What is known of each job by name is in `job_series`.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from finetune_api.exit_codes import Reason
 
 _PASS_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
-# Key in a progress event -> name and help of the series.
-_VALUES: Final[Mapping[str, tuple[str, str]]] = {
-    "loss": ("loss", "Training loss per supervised element"),
-    "step": ("step", "Optimiser steps done"),
-    "maxSteps": ("max_steps", "Optimiser steps planned"),
-    "epoch": ("epoch", "Passes over the training rows"),
-    "samplesPerSecond": ("samples_per_second", "Rows per second over all processes"),
-    "tokensPerSecond": ("tokens_per_second", "Tokens per second over all processes, padding left out"),
-    "learningRate": ("learning_rate", "Learning rate of the last step"),
-    "gradientNorm": ("gradient_norm", "Norm of the last gradient before clipping"),
-    "etaSeconds": ("eta_seconds", "Expected time to the last step"),
-}
-JobName = tuple[str, str]
+_WAIT_BUCKETS_S: Final = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)
+_TRAIN_BUCKETS_S: Final = (10.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0, 259200.0)
+# When a counter began is told by its first value; a second series for each says nothing more.
+disable_created_metrics()
 
 
 class Metrics:
-    """Every series of one operator."""
+    """Every series of one operator, but for those of single jobs."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every series.
@@ -38,6 +33,10 @@ class Metrics:
             registry: Where; one per process.
         """
         self.registry = registry
+        ProcessCollector(registry=registry)
+        self.acting = Gauge(
+            "finetune_operator_acting", "1 where this operator acts, 0 on a standby for its Lease", registry=registry
+        )
         self.reconcile_seconds = Histogram(
             "finetune_operator_reconcile_seconds",
             "Time of one pass for one job",
@@ -63,56 +62,29 @@ class Metrics:
         self.failures = Counter(
             "finetune_operator_failures", "Failures written to a status, by reason", ["reason"], registry=registry
         )
-        self.count_jobs: Callable[[], Mapping[str, int]] = dict
-        """Asked at each scrape for the number of jobs by phase."""
-        self._jobs: dict[JobName, tuple[float, ...]] = {}
-        registry.register(_Live(self))
-
-    def observe_job(self, namespace: str, name: str, data: Mapping[str, object]) -> None:
-        """Keep the values of a job's newest progress event; what it lacks becomes NaN."""
-        self._jobs[namespace, name] = tuple(_number(data.get(key)) for key in _VALUES)
-
-    def forget(self, namespace: str, name: str) -> None:
-        """Drop the values of a job that is gone."""
-        self._jobs.pop((namespace, name), None)
-
-    def job_values(self) -> list[tuple[JobName, tuple[float, ...]]]:
-        """Return the values of every live job, as they are now."""
-        return list(self._jobs.items())
-
-
-class _Live(Collector):
-    """Makes series of what is known when they are asked for."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Name the series without counting jobs, for the registry's check of names."""
-        yield self._phases({})
-        yield from self._values([])
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the present values."""
-        yield self._phases(self._metrics.count_jobs())
-        yield from self._values(self._metrics.job_values())
-
-    @staticmethod
-    def _phases(counts: Mapping[str, int]) -> GaugeMetricFamily:
-        family = GaugeMetricFamily("finetune_operator_jobs", "FineTuneJobs by phase", labels=["phase"])
-        for phase, count in sorted(counts.items()):
-            family.add_metric([phase], count)
-        return family
-
-    @staticmethod
-    def _values(jobs: list[tuple[JobName, tuple[float, ...]]]) -> Iterator[GaugeMetricFamily]:
-        for index, (name, told) in enumerate(_VALUES.values()):
-            family = GaugeMetricFamily(f"finetune_job_{name}", told, labels=["namespace", "name"])
-            for job, values in jobs:
-                if not math.isnan(values[index]):
-                    family.add_metric(job, values[index])
-            yield family
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        self.queue_seconds = Histogram(
+            "finetune_operator_queue_seconds",
+            "Time from the making of an attempt's Job until all its pods run: queue, quota, nodes, images",
+            buckets=_WAIT_BUCKETS_S,
+            registry=registry,
+        )
+        self.init_seconds = Histogram(
+            "finetune_operator_init_seconds",
+            "Time from pods that run until their first optimiser step is told: data, model, checks",
+            buckets=_WAIT_BUCKETS_S,
+            registry=registry,
+        )
+        self.train_seconds = Histogram(
+            "finetune_operator_train_seconds",
+            "Time that pods of a finished job ran, all attempts together, by how it ended",
+            ["phase"],
+            buckets=_TRAIN_BUCKETS_S,
+            registry=registry,
+        )
+        # A series that begins with its first event hides that event from rate() and increase().
+        for resource in ("finetunejobs", "jobs", "workloads"):
+            self.watch_restarts.labels(resource)
+        for reason in Reason:
+            self.failures.labels(reason.value)
+        for phase in ("Complete", "Failed"):
+            self.train_seconds.labels(phase)

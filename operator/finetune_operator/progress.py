@@ -8,12 +8,13 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import TypeAdapter, ValidationError
 
 from finetune_api.names import PROGRESS_PATH
@@ -153,21 +154,28 @@ def is_rank_0(pod: str, job: str) -> bool:
     return pod.startswith(head) and _POD_TAIL.fullmatch(pod, len(head)) is not None
 
 
-def metrics_app(registry: CollectorRegistry, health: Callable[[], list[str]]) -> web.Application:
+def metrics_app(
+    registry: CollectorRegistry, health: Callable[[], list[str]], pieces: Callable[[], AsyncIterator[bytes]]
+) -> web.Application:
     """Return the application for probes and Prometheus.
 
     Args:
-        registry: What /metrics tells.
+        registry: What /metrics tells of the operator.
         health: Returns what is wrong, one line each; /healthz is 200 for none.
+        pieces: Yields what /metrics tells of the jobs.
 
     Returns:
         The application.
     """
 
-    async def metrics(_request: web.Request) -> web.Response:
-        # Thousands of jobs take a second; workers go on meanwhile.
-        text = await asyncio.to_thread(generate_latest, registry)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        await answer.prepare(request)
+        await answer.write(generate_latest(registry))
+        async for piece in pieces():
+            await answer.write(piece)
+        await answer.write_eof()
+        return answer
 
     async def healthz(_request: web.Request) -> web.Response:
         problems = health()

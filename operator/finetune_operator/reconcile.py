@@ -76,7 +76,6 @@ class Reconciler:
                 wait_s = self._queue.failed(key)
                 logger.exception("%s: internal error, again in %.2f s", key, wait_s)
             self._metrics.reconcile_seconds.observe(time.perf_counter() - started)
-            self._metrics.queue_depth.set(len(self._queue))
 
     async def _pass(self, key: Key) -> None:
         record = self._store.records.get(key)
@@ -106,7 +105,6 @@ class Reconciler:
             found = None
         if found is None or found.uid != record.uid:
             self._store.remove(key, record.uid, record.version)
-            self._metrics.forget(key.namespace, key.name)
             if found is not None and self._store.put(found):
                 self._queue.add(key)
             return False

@@ -1,11 +1,13 @@
 """The operator's servers wired to its parts: who may post progress, and what becomes of it."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from finetune_api.names import job_name
 from finetune_api.progress import ProgressEvent
 from finetune_operator.app import Operator
+from finetune_operator.job_series import JobSeries
 from finetune_operator.progress import Endpoint, ProgressServer, metrics_app
 from finetune_operator.queue import Priority
 from finetune_operator.status import condition
@@ -27,7 +29,11 @@ class Servers:
         if settings.tls_certificate:
             certificate = Certificate(Path(settings.tls_certificate), Path(settings.tls_key))
         self._progress = Endpoint(progress.app(), settings.progress_address, certificate)
-        metrics = metrics_app(operator.metrics.registry, operator.health)
+        operator.metrics.acting.set_function(lambda: float(operator.holder() is None))
+        operator.metrics.queue_depth.set_function(lambda: len(operator.queue))
+        # A standby would tell every job a second time.
+        self._series = JobSeries(lambda: () if operator.holder() is not None else operator.store.records.values())
+        metrics = metrics_app(operator.metrics.registry, operator.health, self._series.pieces)
         self._metrics = Endpoint(metrics, settings.metrics_address)
 
     async def start(self) -> dict[str, str]:
@@ -53,9 +59,9 @@ class Servers:
         memory.heartbeat_at = self._operator.cluster.now()
         report = memory.report
         changed = [event for event in events if report.add(event)]
-        for event in changed:
-            if event.kind == "progress":
-                self._operator.metrics.observe_job(namespace, record.key.name, event.data)
+        if self._series.take(record, status, events):
+            since = datetime.fromisoformat(condition(status, "Running")["lastTransitionTime"])
+            self._operator.metrics.init_seconds.observe((self._operator.cluster.now() - since).total_seconds())
         if changed or was_silent:
             self._operator.queue.add(record.key, Priority.ROUTINE)
         return True

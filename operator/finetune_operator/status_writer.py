@@ -2,13 +2,14 @@
 
 import time
 
-from finetune_api.names import API_VERSION, KIND
+from finetune_api.names import API_VERSION, KIND, job_name
 from finetune_operator import cluster as paths
 from finetune_operator import errors
 from finetune_operator.cluster import Cluster, Object
 from finetune_operator.metrics import Metrics
 from finetune_operator.queue import DirtyQueue
 from finetune_operator.settings import Settings
+from finetune_operator.status import Draft, condition
 from finetune_operator.store import Store, record_of
 from finetune_operator.view import Decision, View
 
@@ -45,8 +46,18 @@ class StatusWriter:
                 return
         await self._patch_status(view, changes)
         memory.written_at = time.monotonic()
+        self._count(view, draft, changes)
+
+    def _count(self, view: View, draft: Draft, changes: Object) -> None:
+        """Count what a written status tells: a failure, how long pods took to run, how long they ran."""
         if "failure" in changes and draft.value.get("failure"):
             self._metrics.failures.labels(draft.value["failure"]["reason"]).inc()
+        if draft.holds("Running") and condition(draft.old, "Running").get("status") != "True":
+            job = view.children.get(job_name(view.key.name, view.uid, draft.attempt))
+            if job is not None:
+                self._metrics.queue_seconds.observe((view.now - job.created_at).total_seconds())
+        if "completionTime" in changes and "startTime" in draft.value:
+            self._metrics.train_seconds.labels(draft.phase).observe(draft.active_s())
 
     async def _patch_status(self, view: View, changes: Object) -> None:
         """Write the status onto the very version that was decided on; a conflict is decided anew."""
