@@ -32,6 +32,7 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "token-classification": ("tokens", "tags"),
     "question-answering": ("context", "question", "answers"),
     "multiple-choice": ("question", "choices", "label"),
+    "embedding": ("text", "textPair", "label"),
     "translation": ("source", "target"),
     "summarization": ("text", "summary"),
     "next-sentence-prediction": ("text",),

@@ -118,6 +118,7 @@ def one_row(task: str, index: int) -> dict[str, Any]:
             "choices": WORDS[: 2 + index % 3],
             "label": index % 2,
         },
+        "embedding": {"text": text(index), "text_pair": " ".join(reversed(words))},
         "translation": {"source": text(index), "target": " ".join(reversed(words))},
         "summarization": {"text": text(index), "summary": words[0]},
         "next-sentence-prediction": {"text": ". ".join(text(index + k) for k in range(2 + index % 4))},

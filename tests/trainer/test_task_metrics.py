@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune_trainer.tasks import entities, text_metrics
-from finetune_trainer.tasks.metrics import ranking
+from finetune_trainer.tasks.metrics import ranking, spearman
 
 CASES = 1000
 WORDS = ["the", "a", "an", "cat,", "sat.", "on", "Mat;", "dog-house", "x1", "\u00e9", "ran", "ran!", "U.S."]
@@ -111,3 +111,15 @@ def test_ranks_are_scikit_learns():
 
 def test_a_right_item_that_cannot_be_told_counts_as_missed():
     assert ranking(np.array([0, 1])) == {"recall_at_1": 0.5, "recall_at_10": 0.5, "ndcg_at_10": 0.5, "mrr": 0.5}
+
+
+def test_spearman_is_scipys_with_ties():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    for _ in range(CASES):
+        one, other = rng.integers(6, size=(2, int(rng.integers(3, 20)))).astype(float)
+        if one.std() and other.std():
+            assert spearman(one, other) == pytest.approx(spearmanr(one, other).statistic)
+        else:
+            assert spearman(one, other) == 0.0

@@ -1,6 +1,7 @@
 """Proofs on the job's own model and data, before training: what later numbers rest on is checked, not assumed."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from finetune_trainer.coupling import introduce
 from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.table import TokenTable
+from finetune_trainer.distributed import Group
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.runtime import Decision
 from finetune_trainer.tasks.base import Task
@@ -41,8 +44,9 @@ def accumulation_is_exact(
     model.eval()
 
     def gradients(passes: list[Rows]) -> dict[str, Tensor]:
-        for each in passes:
-            task.loss_sum(model, task.collate(table, each, 0).to(device)).sum().backward()
+        batches = [task.collate(table, each, 0).to(device) for each in passes]
+        for batch in introduce(task, model, batches, Group(0, 1, device), lambda _: nullcontext()):
+            task.loss_sum(model, batch).sum().backward()
         found = {name: each.grad.clone() for name, each in parameters.items() if each.grad is not None}
         for parameter in parameters.values():
             parameter.grad = None

@@ -2,7 +2,8 @@
 
 A step divides the loss of each micro-batch by the supervised elements of the GLOBAL batch, over passes, processes and
 the ragged last batch alike; dividing per pass would over-weight short ones. Loss and gradient are checked before the
-optimiser moves. Randomness is seeded by (seed, step, rank), so a resumed run draws what the undisturbed one would have.
+optimiser moves. Randomness is seeded by (seed, step, rank, pass), so a resumed run draws what the undisturbed one would
+have.
 """
 
 import math
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from finetune_api.period import Period
 from finetune_api.spec import Training
 from finetune_trainer import checkpoint
+from finetune_trainer.coupling import introduce
 from finetune_trainer.data.sampler import Rows, Sampler, split_batch
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import NonFiniteLoss, Preempted
@@ -166,11 +168,11 @@ class Loop:
         rows = self.sampler.batch(self.step)
         targets = torch.as_tensor(parts.task.targets(self._table, rows, epoch), device=parts.group.device)
         mine = split_batch(rows, self._lengths, self._schedule.micro_batch, parts.group.world)[parts.group.rank]
-        seed_everything(self._training.seed, self.step, parts.group.rank)
+        batches = [parts.task.collate(self._table, piece, epoch).to(parts.group.device) for piece in mine]
+        batches = introduce(parts.task, parts.model, batches, parts.group, self._begin_pass)
         share = torch.zeros((), dtype=torch.float32, device=parts.group.device)
-        for piece in mine:
-            batch = parts.task.collate(self._table, piece, epoch).to(parts.group.device)
-            with parts.autocast():
+        for number, batch in enumerate(batches):
+            with self._begin_pass(number):
                 loss = (parts.task.loss_sum(parts.model, batch) / targets).sum()
             loss.backward()
             share += loss.detach()
@@ -184,6 +186,11 @@ class Loop:
         self._rate_meter.add(len(rows), int(self._lengths[rows].sum()), time.monotonic() - started)
         self._report(mean_loss, norm, rate)
         return [bool(flag) for flag in (control > 0).tolist()]
+
+    def _begin_pass(self, number: int) -> torch.autocast:
+        """Seed a pass of the step under way, and return its number format."""
+        seed_everything(self._training.seed, self.step, self._parts.group.rank, number)
+        return self._parts.autocast()
 
     def _wishes(self) -> list[Tensor]:
         """Return 1 for stop, save and evaluate where this process asks for it, for the step under way."""

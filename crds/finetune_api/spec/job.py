@@ -16,6 +16,7 @@ Task = Literal[
     "token-classification",
     "question-answering",
     "multiple-choice",
+    "embedding",
     "translation",
     "summarization",
     "causal-lm",
@@ -32,8 +33,9 @@ class FineTuneJobSpec(Contract):
     """What the model learns. text-classification: a label, several labels, or a label of a pair of texts;
     text-regression: a number; token-classification: a tag for each word, such as names of persons and places;
     question-answering: the span of a context that answers a question; multiple-choice: the right one of several
-    choices; translation and summarization: a text from a text, by a model with an encoder and a decoder; causal-lm:
-    the next token of plain text, of completions or of an assistant's turns; masked-lm: hidden tokens;
+    choices; embedding: vectors that are close for texts that belong together, or as close as their score says;
+    translation and summarization: a text from a text, by a model with an encoder and a decoder; causal-lm: the next
+    token of plain text, of completions or of an assistant's turns; masked-lm: hidden tokens;
     next-sentence-prediction: hidden tokens, and whether a text continues another, from documents; recommendation:
     the next item of a history, trained from nothing."""
     model: Model

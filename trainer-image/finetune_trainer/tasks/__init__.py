@@ -5,6 +5,7 @@ from finetune_trainer.data.split import Splits
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.tasks import (
     causal_lm,
+    embedding,
     masked_lm,
     multiple_choice,
     next_sentence,
@@ -24,6 +25,7 @@ TASKS: dict[str, TaskModule] = {
     "token-classification": token_classification,
     "question-answering": question_answering,
     "multiple-choice": multiple_choice,
+    "embedding": embedding,
     "translation": translation,
     "summarization": summarization,
     "causal-lm": causal_lm,

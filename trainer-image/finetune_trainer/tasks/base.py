@@ -5,7 +5,7 @@ Legend: B rows of a batch, T tokens, V vocabulary, C classes, S packed sequences
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from finetune_trainer.data.tokenizer import Tokenizer
 IGNORE = -100
 Predictions = Mapping[str, Array]
 Count = float | Tensor
+EVERYONE, PLACE = "everyone", "place"
 HEADS: Mapping[str, str] = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "causal-lm": "AutoModelForCausalLM",
@@ -31,6 +32,7 @@ HEADS: Mapping[str, str] = {
     "seq2seq": "AutoModelForSeq2SeqLM",
     "pretraining": "AutoModelForPreTraining",
     "multiple-choice": "AutoModelForMultipleChoice",
+    "encoder": "AutoModel",
 }
 """Kinds of heads, and the class of transformers that loads a model with one."""
 _INPUTS = (
@@ -146,6 +148,19 @@ class Task(Protocol):
 
     def label_text(self, example: Example) -> str:
         """Return what is to be learned from an example, as text."""
+        ...
+
+
+@runtime_checkable
+class Coupled(Protocol):
+    """A task in whose loss the rows of a step are compared with each other; see `coupling`.
+
+    `loss_sum` finds what all rows of the step bring in the batch as `everyone`, and its own rows' places in it as
+    `place`; without them the batch is all there is.
+    """
+
+    def embed(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return what each row brings to the others, [B, ...]."""
         ...
 
 

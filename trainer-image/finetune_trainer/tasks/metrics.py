@@ -80,6 +80,16 @@ def regression(predicted: Array, truth: Array) -> dict[str, float]:
     }
 
 
+def spearman(predicted: Array, truth: Array) -> float:
+    """Return Pearson's correlation of ranks, equal values sharing the mean of theirs; 0 when one does not vary."""
+    return regression(_ranks(predicted), _ranks(truth))["pearson"]
+
+
+def _ranks(values: Array) -> npt.NDArray[np.float64]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2.0)[place]
+
+
 def ranking(ranks: Array) -> dict[str, float]:
     """Return how high the right one stands: recall and NDCG (one right one per row), and the mean reciprocal rank.
 
