@@ -18,6 +18,7 @@ from finetune_api.progress import ProgressEvent
 from finetune_api.result import Failure, Result
 from finetune_api.spec import FineTuneJob
 from finetune_api.validation import InvalidSpec
+from finetune_cli import cluster_commands
 from finetune_cli.display import OutputForm, make_display, outcome_lines
 from finetune_cli.manifest import load_job
 from finetune_cli.resolve import Run, resolve
@@ -90,6 +91,9 @@ def run(file: File, workdir: Workdir = None, sets: Sets = None, output: Output =
 def operator(context: typer.Context) -> None:
     """Run the operator against a cluster, as its image does; --help lists its flags."""
     os.execv(sys.executable, [sys.executable, "-m", "finetune_operator", *context.args])  # noqa: S606 - our own module
+
+
+cluster_commands.register(app)
 
 
 def _load(file: Path, sets: list[str] | None, workdir: Path | None) -> tuple[FineTuneJob, Run]:
