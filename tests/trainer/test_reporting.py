@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_api.progress import ProgressEvent
 from finetune_trainer.reporting import Reporter
+from finetune_trainer.series import Device, Metrics
 
 STEP = {
     "step": 7,
@@ -20,25 +22,79 @@ STEP = {
     "gradientNorm": 1.5,
     "etaSeconds": 3.0,
 }
+Samples = dict[str, float]
+
+
+def scraped(metrics: Metrics) -> Samples:
+    """Return the samples of our families as a real scrape finds them; labels are written behind the name."""
+    text = httpx.get(metrics.serve("127.0.0.1:0"), trust_env=False).text
+    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    ours = [sample for sample in found if sample.name.startswith("finetune_")]
+    return {" ".join((each.name, *sorted(each.labels.values()))): each.value for each in ours}
+
+
+class Clock:
+    at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
 
 
 def test_the_endpoint_tells_the_last_step_evaluation_and_checkpoint_and_labels_no_step(tmp_path: Path):
     reporter = Reporter(tmp_path, rank=0)
-    url = reporter.metrics.serve("127.0.0.1:0")
+    place = tmp_path / "checkpoints" / "step-00000007"
+    place.mkdir(parents=True)
+    (place / "state.safetensors").write_bytes(b"x" * 100)
     reporter.progress(STEP)
     reporter.evaluation("test", 7, {"accuracy": 0.9})
     reporter.checkpoint(7, "checkpoints/step-00000007")
-    text = httpx.get(url, trust_env=False).text
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    told = scraped(reporter.metrics)
     reporter.close()
 
-    told = dict(line.rsplit(" ", 1) for line in lines)
-    assert float(told["finetune_train_loss"]) == 0.25
-    assert float(told["finetune_train_step"]) == 7
-    assert float(told['finetune_eval_metric{metric="accuracy",split="test"}']) == 0.9
-    assert float(told["finetune_checkpoint_step"]) == 7
-    assert float(told["finetune_checkpoint_saves_total"]) == 1
-    assert not [line for line in lines if "step=" in line or "epoch=" in line or "uid=" in line]
+    assert told["finetune_train_loss"] == 0.25
+    assert told["finetune_train_step"] == 7
+    assert told["finetune_eval_metric accuracy test"] == 0.9
+    assert told["finetune_checkpoint_step"] == 7
+    assert told["finetune_checkpoint_bytes"] == 100
+    assert told["finetune_checkpoint_saves_total"] == 1
+    assert told["finetune_train_heartbeat_timestamp_seconds"] > 1e9
+
+
+def test_what_is_not_known_yet_is_left_out_instead_of_told_as_zero():
+    told = scraped(Metrics(list))
+
+    assert told == {"finetune_checkpoint_saves_total": 0}
+
+
+def test_time_is_told_by_phase_the_present_one_included():
+    clock = Clock()
+    metrics = Metrics(list, clock)
+    metrics.phase("data")
+    clock.at += 5
+    metrics.phase("training")
+    clock.at += 7
+    metrics.phase("data")
+    clock.at += 1
+    told = scraped(metrics)
+
+    assert told["finetune_train_phase_seconds data"] == 6
+    assert told["finetune_train_phase_seconds training"] == 7
+
+
+def test_gpus_are_told_by_their_number_and_what_a_card_does_not_tell_is_left_out():
+    cards = [Device(0, 0.5, 2e9, 8e10, 61.0, 400.0), Device(1, None, 1e9, 8e10, None, None)]
+    told = scraped(Metrics(lambda: cards))
+
+    assert told["finetune_gpu_utilization_ratio 0"] == 0.5
+    assert told["finetune_gpu_memory_used_bytes 1"] == 1e9
+    assert "finetune_gpu_utilization_ratio 1" not in told
+    assert {name.split()[0] for name in told if name.startswith("finetune_gpu")} == {
+        "finetune_gpu_utilization_ratio",
+        "finetune_gpu_memory_used_bytes",
+        "finetune_gpu_memory_total_bytes",
+        "finetune_gpu_temperature_celsius",
+        "finetune_gpu_power_watts",
+    }
 
 
 def test_a_loss_that_is_not_finite_is_told_as_unknown_and_never_as_a_number(tmp_path: Path):

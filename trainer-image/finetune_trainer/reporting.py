@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-
 from finetune_api.names import EVENTS_FILE
 from finetune_api.progress import EventKind, ProgressEvent
+from finetune_trainer import devices
 from finetune_trainer.node import heartbeat_file
 from finetune_trainer.runtime import Decision
+from finetune_trainer.series import Metrics
 
 _HEARTBEAT_EVERY_S = 1.0
 
@@ -32,39 +32,6 @@ class Tracker(Protocol):
         ...
 
 
-class Metrics:
-    """The Prometheus series of one run. Steps and epochs are values, never labels."""
-
-    def __init__(self) -> None:
-        """Register every series."""
-        self.registry = CollectorRegistry()
-        gauge = {
-            "loss": "Training loss per supervised element",
-            "learning_rate": "Learning rate of the last step",
-            "gradient_norm": "Norm of the last gradient before clipping",
-            "samples_per_second": "Rows per second over all processes",
-            "tokens_per_second": "Tokens per second over all processes, padding left out",
-            "step": "Optimiser steps done",
-            "max_steps": "Optimiser steps planned",
-            "epoch": "Passes over the training rows",
-            "eta_seconds": "Expected time to the last step",
-        }
-        self.train = {
-            name: Gauge(f"finetune_train_{name}", text, registry=self.registry) for name, text in gauge.items()
-        }
-        self.evaluation = Gauge(
-            "finetune_eval_metric", "Last value of a metric", ["split", "metric"], registry=self.registry
-        )
-        self.saved_step = Gauge("finetune_checkpoint_step", "Step of the newest checkpoint", registry=self.registry)
-        self.saves = Counter("finetune_checkpoint_saves", "Checkpoints written", registry=self.registry)
-
-    def serve(self, address: str) -> str:
-        """Serve the metrics at `host:port` (port 0: any free one) and return their URL."""
-        host, _, port = address.rpartition(":")
-        server, _ = start_http_server(int(port), addr=host, registry=self.registry)
-        return f"http://{host}:{server.server_port}/metrics"
-
-
 class Reporter:
     """Writes events; a process other than 0 has no event file and only keeps its heartbeat."""
 
@@ -79,10 +46,11 @@ class Reporter:
             trackers: Where curves go besides the events.
             beats: Where the launcher looks for heartbeats; the work folder when absent.
         """
+        self._work = work
         self._heartbeat_file = (beats or work) / heartbeat_file(rank)
         self._beat_at = 0.0
         self._trackers = dict(trackers or {})
-        self.metrics = Metrics()
+        self.metrics = Metrics(devices.read)
         # Line buffered: a kill loses no complete event.
         self._events = (work / EVENTS_FILE).open("a", buffering=1, encoding="utf-8") if rank == 0 else None
 
@@ -93,6 +61,7 @@ class Reporter:
 
     def phase(self, name: str, message: str) -> None:
         """Report what the run does now."""
+        self.metrics.phase(name)
         self._emit("phase", message, {"name": name})
 
     def warning(self, message: str) -> None:
@@ -108,9 +77,7 @@ class Reporter:
         """
         if self._events is None:
             return
-        for key, series in self.metrics.train.items():
-            camel = "".join(part.title() if i else part for i, part in enumerate(key.split("_")))
-            series.set(values[camel])
+        self.metrics.progress(values)
         step = int(values["step"])
         for tracker in self._trackers.values():
             tracker.log(step, {f"train/{name}": value for name, value in values.items() if name not in _NOT_TRACKED})
@@ -121,17 +88,16 @@ class Reporter:
         """Report the metrics of a set of rows."""
         if self._events is None:
             return
-        for name, value in metrics.items():
-            self.metrics.evaluation.labels(split, name).set(value)
+        self.metrics.evaluation(split, metrics)
         for tracker in self._trackers.values():
             tracker.log(step, {f"{split}/{name}": value for name, value in metrics.items()})
         told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self._emit("evaluation", f"{split}: {told}", {"step": step, "split": split, "metrics": dict(metrics)})
 
     def checkpoint(self, step: int, path: str) -> None:
-        """Report a checkpoint that is on disk."""
-        self.metrics.saved_step.set(step)
-        self.metrics.saves.inc()
+        """Report a checkpoint that is on disk, at a path below the work folder."""
+        size_bytes = sum(each.stat().st_size for each in (self._work / path).rglob("*") if each.is_file())
+        self.metrics.checkpoint(step, size_bytes)
         self._emit("checkpoint", f"saved step {step}", {"step": step, "path": path})
 
     def heartbeat(self) -> None:
@@ -140,6 +106,7 @@ class Reporter:
         if now - self._beat_at >= _HEARTBEAT_EVERY_S:
             self._beat_at = now
             self._heartbeat_file.touch()
+            self.metrics.beat()
 
     def close(self) -> None:
         """Close the event file and the trackers."""
