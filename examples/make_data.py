@@ -20,6 +20,8 @@ FOLDER = Path(__file__).parent / "data" / "movie-sentiment"
 RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 TEST_SHARE = 0.2
 CHAT_ROWS = {"train": 800, "test": 400}
+PAIR_ROWS = {"train": 400, "test": 200}
+OTHER = {"positive": "negative", "negative": "positive"}
 QUESTION = "Is this sentence from a movie review positive or negative? Answer with one word.\n\n"
 
 Row = tuple[str, str]
@@ -61,7 +63,7 @@ def split(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def main() -> None:
-    """Write csv for classification and pre-training, and jsonl conversations for chat models."""
+    """Write csv for classification and pre-training, conversations for chat models, and pairs of answers."""
     sets = split(read(Path(sys.argv[1])))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, rows in sets.items():
@@ -71,6 +73,13 @@ def main() -> None:
             for text, label in rows[: CHAT_ROWS[name]]:
                 messages = [{"role": "user", "content": QUESTION + text}, {"role": "assistant", "content": label}]
                 stream.write(json.dumps({"messages": messages}) + "\n")
+        with (FOLDER / f"pairs-{name}.jsonl").open("w", encoding="utf-8") as stream:
+            for text, label in rows[: PAIR_ROWS[name]]:
+                prompt = [{"role": "user", "content": QUESTION + text}]
+                sides = ([{"role": "assistant", "content": each}] for each in (label, OTHER[label]))
+                stream.write(
+                    json.dumps(dict(zip(("prompt", "chosen", "rejected"), (prompt, *sides), strict=True))) + "\n"
+                )
         print(name, len(rows), "rows")
 
 

@@ -30,5 +30,5 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_bert: Path, tiny_llama: Path, tiny_bart: Path, tiny_t5: Path) -> Mapping[str, Path]:
     """The tiny model that suits each task."""
-    special = {"causal-lm": tiny_llama, "translation": tiny_bart, "summarization": tiny_t5}
+    special = {"causal-lm": tiny_llama, "preference": tiny_llama, "translation": tiny_bart, "summarization": tiny_t5}
     return defaultdict(lambda: tiny_bert, special)

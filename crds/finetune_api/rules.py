@@ -29,6 +29,7 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "text-regression": ("text", "textPair", "label"),
     "causal-lm": ("text", "prompt", "completion", "messages"),
     "masked-lm": ("text",),
+    "preference": ("prompt", "chosen", "rejected"),
     "token-classification": ("tokens", "tags"),
     "question-answering": ("context", "question", "answers"),
     "multiple-choice": ("question", "choices", "label"),

@@ -104,6 +104,7 @@ def one_row(task: str, index: int) -> dict[str, Any]:
         "text-regression": {"text": text(index), "label": index % 7 / 3},
         "causal-lm": {"messages": [{"role": "user", "content": text(index)}, {"role": "assistant", "content": answer}]},
         "masked-lm": {"text": text(index)},
+        "preference": {"prompt": text(index), "chosen": answer, "rejected": f"maybe {words[0]} or {words[1]}"},
         "token-classification": {
             "tokens": words,
             "tags": [f"{'IB'[len(w) % 2]}-W" if "o" in w else "O" for w in words],
@@ -156,3 +157,30 @@ def run_config(folder: Path, document: dict[str, Any], processes: int = 1) -> Ru
         manifest_folder=str(folder),
     )
     return RunConfig(job=JobIdentity(name="tiny"), spec=job.spec, paths=paths, processes=processes)
+
+
+def train(config: RunConfig) -> Any:
+    """Run one process in this one, to its end."""
+    from finetune_trainer import run
+    from finetune_trainer.stopping import StopFlag
+
+    return run.train(config, run.Rank(), StopFlag(), run.Progress())
+
+
+def prepared(folder: Path, task: str, model: Path, rows: list[dict[str, Any]], **sections: Any) -> Any:
+    """Prepare the data of a job over the given rows."""
+    from finetune_trainer.preparation import prepare_data
+
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return prepare_data(run_config(folder, manifest(task, model, path, **sections)))
+
+
+def model_of(data: Any, *, pretrained: bool = True) -> Any:
+    """Load the model of prepared data, for judging."""
+    import torch
+
+    from finetune_trainer.models import load_model
+
+    torch.manual_seed(0)
+    return load_model(data.files, data.task.head, pretrained=pretrained).model.eval()

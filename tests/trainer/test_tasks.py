@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from finetune_trainer import run
-from finetune_trainer.coupling import introduce
-from finetune_trainer.data.formats import Row
+from finetune_trainer.data.formats import Row, read_rows
 from finetune_trainer.data.schema import to_examples
-from finetune_trainer.distributed import Group
 from finetune_trainer.errors import ConfigError, DataError
-from finetune_trainer.models import load_model
-from finetune_trainer.preparation import Prepared, prepare_data
-from finetune_trainer.stopping import StopFlag
 from finetune_trainer.tasks import TASKS, next_sentence
 from support import toy_task
-from support.tiny import manifest, one_row, run_config, text, write_rows
-
-
-def train(config: Any) -> Any:
-    return run.train(config, run.Rank(), StopFlag(), run.Progress())
-
-
-def prepared(folder: Path, task: str, model: Path, rows: list[dict[str, Any]], **sections: Any) -> Prepared:
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return prepare_data(run_config(folder, manifest(task, model, path, **sections)))
-
-
-def model_of(data: Prepared, **how: Any) -> Any:
-    torch.manual_seed(0)
-    return load_model(data.files, data.task.head, **{"pretrained": True, **how}).model.eval()
+from support.tiny import manifest, model_of, one_row, prepared, run_config, text, train, write_rows
 
 
 def test_a_task_is_one_file_and_trains_is_judged_and_handed_over_like_all_others(
@@ -139,6 +117,19 @@ def test_a_word_is_judged_by_its_first_token_and_one_that_was_cut_off_counts_as_
     assert train.cut == 4
     assert found["precision"] == 1.0
     assert found["recall"] == pytest.approx(sum(right == 0) / 10)
+
+
+def test_tagged_words_are_read_line_by_line_and_a_word_without_tag_is_named(tmp_path: Path):
+    path = tmp_path / "rows.conll"
+    path.write_text("-DOCSTART- -X- O\n\nJohn NNP B-PER\nsat VBD O\n\n\nhere RB O")
+
+    assert [(row.number, row.values) for row in read_rows(path)] == [
+        (3, {"tokens": ["John", "sat"], "tags": ["B-PER", "O"]}),
+        (7, {"tokens": ["here"], "tags": ["O"]}),
+    ]
+    path.write_text("John B-PER\nsat\n")
+    with pytest.raises(DataError, match=r"rows.conll, row 2: a word without a tag"):
+        read_rows(path)
 
 
 @pytest.mark.parametrize("length", [16, 24, 64])
@@ -260,68 +251,3 @@ def test_scores_at_target_tokens_are_the_models_own(task: str, short: bool, tmp_
 
     assert data.task.scorer.equals_model(model, batch) is short
     assert float(mean) == pytest.approx(float(theirs), rel=1e-5)
-
-
-def test_the_gradient_in_passes_is_that_of_all_pairs_at_once(tmp_path: Path, tiny_bert: Path):
-    data = prepared(tmp_path, "embedding", tiny_bert, [one_row("embedding", index) for index in range(12)])
-    table, model = data.encoded["train"].table, model_of(data)
-    batches = [data.task.collate(table, rows, 0) for rows in np.array_split(np.arange(12), 5)]
-
-    def gradient() -> torch.Tensor:
-        found = torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None])
-        model.zero_grad()
-        return found
-
-    vectors = torch.cat([data.task.embed(model, batch) for batch in batches])
-    scores = 20.0 * vectors[:, 0] @ vectors[:, 1].T
-    whole = torch.nn.functional.cross_entropy(scores, torch.arange(12), reduction="sum")
-    whole.backward()
-    expected, loss = gradient(), 0.0
-    alone = Group(0, 1, torch.device("cpu"))
-    for batch in introduce(data.task, model, batches, alone, lambda _: nullcontext()):
-        part = data.task.loss_sum(model, batch)
-        part.backward()
-        loss += float(part)
-
-    assert loss == pytest.approx(float(whole), rel=1e-5)
-    assert (gradient() - expected).norm() <= 1e-4 * expected.norm()
-
-
-def test_passes_with_dropout_see_the_embeddings_that_were_gathered(tmp_path: Path, tiny_bert: Path):
-    data = prepared(tmp_path, "embedding", tiny_bert, [one_row("embedding", index) for index in range(6)])
-    model = model_of(data).train()
-    batches = [data.task.collate(data.encoded["train"].table, rows, 0) for rows in np.array_split(np.arange(6), 3)]
-
-    def begin_pass(number: int) -> Any:
-        torch.manual_seed(number)
-        return nullcontext()
-
-    found = introduce(data.task, model, batches, Group(0, 1, torch.device("cpu")), begin_pass)
-    for number, batch in enumerate(found):
-        begin_pass(number)
-        again = data.task.embed(model, batch)
-
-        assert torch.equal(again, batch.tensors["everyone"][batch.tensors["place"]])
-
-
-def test_scores_of_pairs_are_learned_as_cosines_and_judged_by_rank(tmp_path: Path, tiny_bert: Path):
-    rows = [one_row("embedding", index) | {"score": index % 5} for index in range(10)]
-    data = prepared(tmp_path, "embedding", tiny_bert, rows)
-    table, model = data.encoded["train"].table, model_of(data)
-    with torch.no_grad():
-        found = data.task.predict(model, data.task.collate(table, np.arange(10), None))
-
-    assert data.task.metric_names == ("loss", "spearman", "pearson")
-    assert sorted(set(found["score"])) == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert set(data.task.metrics(found, data.encoded["train"].examples)) == set(data.task.metric_names)
-
-
-def test_the_right_text_is_searched_among_all_of_the_set(tmp_path: Path, tiny_bert: Path):
-    data = prepared(tmp_path, "embedding", tiny_bert, [one_row("embedding", index) for index in range(8)])
-    vectors = np.eye(8, dtype=np.float32)
-    right = data.task.metrics({"first": vectors, "second": vectors, "score": np.ones(8)}, [])
-    wrong = data.task.metrics({"first": vectors, "second": np.roll(vectors, 1, axis=0), "score": np.ones(8)}, [])
-
-    assert right["recall_at_1"] == 1.0
-    assert wrong["recall_at_1"] == 0.0
-    assert right["loss"] < 1e-6 < wrong["loss"]

@@ -1,7 +1,7 @@
 """Judge a model on a set of rows: every process takes a share, the metrics are of all rows together."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from torch import nn
 from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.distributed import Group
+from finetune_trainer.errors import Preempted
 from finetune_trainer.stopping import StopFlag
-from finetune_trainer.tasks.base import Encoded, Predictions, Task
+from finetune_trainer.tasks.base import Batch, Encoded, Predictions, Referred, Task
 
 _TOKENS_PER_PASS = 4096
 
@@ -31,14 +32,21 @@ class Judge:
     heartbeat: Callable[[], None]
 
     def metrics(self, model: nn.Module, rows: Encoded) -> dict[str, float]:
-        """Return the metrics of all rows, the same on every process.
+        """Return the metrics of all rows, the same on every process."""
+        return self.task.metrics(self.every(model, rows.table, self.task.predict), rows.examples)
+
+    def every(
+        self, model: nn.Module, table: TokenTable, compute: Callable[[nn.Module, Batch], Predictions]
+    ) -> Predictions:
+        """Compute something for every row; the same arrays, in the order of rows, on every process.
 
         Args:
             model: Switched to evaluation for this time.
-            rows: At least one.
+            table: At least one row.
+            compute: What to compute for a batch.
 
         Returns:
-            Names to values.
+            Arrays by name.
 
         Raises:
             EvaluationStopped: A process was asked to stop.
@@ -46,24 +54,53 @@ class Judge:
         was_training = model.training
         model.eval()
         try:
-            mine = [] if self.stop.requested else self._predict(model, rows.table)
+            mine = [] if self.stop.requested else self._compute(model, table, compute)
         finally:
             model.train(was_training)
         everyone = self.group.gather((self.stop.requested, mine))
         if any(stopped for stopped, _ in everyone):
             raise EvaluationStopped
-        return self.task.metrics(_in_row_order([part for _, parts in everyone for part in parts]), rows.examples)
+        return _in_row_order([part for _, parts in everyone for part in parts])
 
-    def _predict(self, model: nn.Module, table: TokenTable) -> list[tuple[Rows, Predictions]]:
+    def _compute(
+        self, model: nn.Module, table: TokenTable, compute: Callable[[nn.Module, Batch], Predictions]
+    ) -> list[tuple[Rows, Predictions]]:
         parts: list[tuple[Rows, Predictions]] = []
         for rows in passes(table)[self.group.rank :: self.group.world]:
             if self.stop.requested:
                 break
             batch = self.task.collate(table, rows, None).to(self.group.device)
             with torch.no_grad(), self.autocast():
-                parts.append((rows, self.task.predict(model, batch)))
+                parts.append((rows, compute(model, batch)))
             self.heartbeat()
         return parts
+
+
+def refer(judge: Judge, model: nn.Module, sets: Mapping[str, Encoded]) -> Mapping[str, Encoded]:
+    """Add what the untrained model says of every row, for a task that compares with it; others get the sets back.
+
+    Args:
+        judge: Computes it, every process a share.
+        model: As it is before the first step, also in a run that will continue from a checkpoint.
+        sets: The rows of each set.
+
+    Returns:
+        The sets, their tables with more dense columns.
+
+    Raises:
+        Preempted: A process was asked to stop.
+    """
+    task = judge.task
+    if not isinstance(task, Referred):
+        return sets
+    try:
+        found = {name: judge.every(model, each.table, task.refer) for name, each in sets.items()}
+    except EvaluationStopped as error:
+        raise Preempted("asked to stop before the first step", remedy="Run the same command again.") from error
+    return {
+        name: replace(each, table=replace(each.table, dense={**each.table.dense, **found[name]}))
+        for name, each in sets.items()
+    }
 
 
 def passes(table: TokenTable) -> list[Rows]:

@@ -5,7 +5,7 @@ What was measured (threads, number format, micro-batch) is decided once per job,
 
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from finetune_trainer.card import CardFacts, model_card
 from finetune_trainer.deciding import Deciding
 from finetune_trainer.distributed import Group, join_group
 from finetune_trainer.errors import ConfigError, Preempted
-from finetune_trainer.evaluate import EvaluationStopped, Judge
+from finetune_trainer.evaluate import EvaluationStopped, Judge, refer
 from finetune_trainer.gate import check_gate
 from finetune_trainer.loop import Loop, Parts
 from finetune_trainer.methods import Prepared, prepare
@@ -151,6 +151,7 @@ class _Run:
         )
         if any(self._group.gather(self._stop.requested)):
             raise Preempted("asked to stop before the first step", remedy="Run the same command again.")
+        self._data = replace(self._data, encoded=refer(judge, prepared.model, self._data.encoded))
         parts = self._prove(prepared, judge)
         schedule = deciding.schedule(decided, prepared.model, self._data.encoded["train"].table)
         self._progress.max_steps = schedule.max_steps

@@ -20,6 +20,7 @@ Task = Literal[
     "translation",
     "summarization",
     "causal-lm",
+    "preference",
     "masked-lm",
     "next-sentence-prediction",
     "recommendation",
@@ -35,9 +36,9 @@ class FineTuneJobSpec(Contract):
     question-answering: the span of a context that answers a question; multiple-choice: the right one of several
     choices; embedding: vectors that are close for texts that belong together, or as close as their score says;
     translation and summarization: a text from a text, by a model with an encoder and a decoder; causal-lm: the next
-    token of plain text, of completions or of an assistant's turns; masked-lm: hidden tokens;
-    next-sentence-prediction: hidden tokens, and whether a text continues another, from documents; recommendation:
-    the next item of a history, trained from nothing."""
+    token of plain text, of completions or of an assistant's turns; preference: the better of two completions (DPO);
+    masked-lm: hidden tokens; next-sentence-prediction: hidden tokens, and whether a text continues another, from
+    documents; recommendation: the next item of a history, trained from nothing."""
     model: Model
     """The model that training starts from."""
     data: Data

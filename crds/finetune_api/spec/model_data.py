@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from finetune_api.base import Contract
 from finetune_api.uri import MAX_URI_LENGTH, parse_uri, uri_pattern
 
-Format = Literal["auto", "jsonl", "csv", "parquet", "text"]
+Format = Literal["auto", "jsonl", "csv", "parquet", "text", "conll"]
 
 
 def _checked(text: str) -> str:
@@ -41,7 +41,8 @@ class DataSource(Contract):
     uri: UriText
     """Address of a file, or of a folder whose files are read in the order of their names."""
     format: Format = "auto"
-    """How the rows are stored; `auto` decides by the file's ending."""
+    """How the rows are stored; `auto` decides by the file's ending. conll: a word and its tag a line, the tag last, an
+    empty line after each sentence; for token-classification."""
 
 
 class HeldOut(Contract):

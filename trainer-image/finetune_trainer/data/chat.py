@@ -5,6 +5,7 @@ generation prompt; the text between the two is what the model is to write. No ma
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.tokenizer import Tokenizer
@@ -45,12 +46,13 @@ def chat_pieces(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> 
     return [piece for piece in pieces if piece[0]]
 
 
-def messages_of(row: Row, column: str) -> tuple[dict[str, str], ...]:
+def messages_of(row: Row, column: str, before: str | None = None) -> tuple[dict[str, str], ...]:
     """Return the messages of a conversation, in either of the two usual spellings.
 
     Args:
         row: The row.
         column: Where they are.
+        before: Where the conversation begins, if that is another column.
 
     Returns:
         Objects with role and content, one at least the assistant's.
@@ -58,7 +60,9 @@ def messages_of(row: Row, column: str) -> tuple[dict[str, str], ...]:
     Raises:
         DataError: They are no such list; file and row are named.
     """  # noqa: DOC502
-    found = row.values.get(column)
+    found: Any = row.values.get(column)
+    opening = row.values.get(before) if before else None
+    found = [*opening, *found] if isinstance(opening, list) and isinstance(found, list) else found
     if not isinstance(found, list) or not found:
         row.refuse(f"column {column!r} holds no list of messages", "Write a list of {role, content} objects.")
     messages: list[dict[str, str]] = []

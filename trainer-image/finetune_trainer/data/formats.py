@@ -1,6 +1,7 @@
-"""Read rows from files: jsonl, csv, parquet, plain text; a folder is read in the order of its files' names.
+"""Read rows from files: jsonl, csv, parquet, plain text, tagged words (conll).
 
-Every row knows its file and number, so that every later complaint can name them. What a row means is decided elsewhere.
+A folder is read in the order of its files' names. Every row knows its file and number, so that every later complaint
+can name them. What a row means is decided elsewhere.
 """
 
 import csv
@@ -14,7 +15,14 @@ from finetune_trainer.errors import DataError
 
 MAX_TEXT_BYTES = 2 * 1024 * 1024
 """A longer text is one file pasted into one row; tokenising it would hang a job for a mistake."""
-_ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+_ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".conll": "conll",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ def files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
     if file_format == "auto" and path.suffix not in _ENDINGS:
         raise DataError(
             f"{path}: the format cannot be told from the ending {path.suffix!r}",
-            remedy="Set format to jsonl, csv, parquet or text.",
+            remedy="Set format to jsonl, csv, parquet, text or conll.",
         )
     return [(path, _ENDINGS[path.suffix] if file_format == "auto" else file_format)]
 
@@ -72,7 +80,7 @@ def read_rows(path: Path, file_format: str = "auto") -> list[Row]:
 
     Args:
         path: A file or a folder of files.
-        file_format: auto, jsonl, csv, parquet or text.
+        file_format: auto, jsonl, csv, parquet, text or conll.
 
     Returns:
         All rows, never none.
@@ -155,9 +163,28 @@ def _text(file: Path) -> Iterator[Row]:
             yield Row(file.name, number, {"text": text})
 
 
+def _conll(file: Path) -> Iterator[Row]:
+    """Read a word and its tag a line, the tag last, with an empty line after each sentence."""
+    start, words, tags = 0, list[str](), list[str]()
+    for number, line in _lines(file):
+        cells = line.split()
+        if cells and cells[0] != "-DOCSTART-":
+            if len(cells) == 1:
+                Row(file.name, number, {}).refuse("a word without a tag", "Write the tag behind it, O for none.")
+            start = start or number
+            words.append(cells[0])
+            tags.append(cells[-1])
+        elif words:
+            yield Row(file.name, start, {"tokens": words, "tags": tags})
+            start, words, tags = 0, [], []
+    if words:
+        yield Row(file.name, start, {"tokens": words, "tags": tags})
+
+
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "csv": _csv,
     "parquet": _parquet,
     "text": _text,
+    "conll": _conll,
 }

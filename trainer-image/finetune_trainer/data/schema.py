@@ -27,6 +27,8 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "target": ("target", "tgt", "translation", "output"),
     "summary": ("summary", "highlights", "abstract", "synopsis"),
     "choices": ("choices", "options", "endings"),
+    "chosen": ("chosen", "preferred"),
+    "rejected": ("rejected", "dispreferred"),
 }
 
 
@@ -44,6 +46,8 @@ class Example:
     """The words of a sentence, the choices of a question, the answers that are right, the items of a history."""
     starts: tuple[int, ...] = ()
     """Where each answer begins in the text."""
+    rejected: "Example | None" = None
+    """The same with a worse completion."""
 
     @property
     def place(self) -> str:

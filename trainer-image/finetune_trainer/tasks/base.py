@@ -164,6 +164,15 @@ class Coupled(Protocol):
         ...
 
 
+@runtime_checkable
+class Referred(Protocol):
+    """A task in whose loss the model is compared with what it was before training."""
+
+    def refer(self, model: nn.Module, batch: Batch) -> Predictions:
+        """Return dense columns for a batch's rows, [B, width]; they are put into the table before training."""
+        ...
+
+
 class TaskModule(Protocol):
     """A module of this folder, or any object like it: how rows are read, and how the task is made from them."""
 

@@ -48,7 +48,7 @@ class CausalLM:
         kept: list[Example] = []
         refused: list[Refused] = []
         cut = 0
-        for example, (row, mask) in zip(examples, _tokenise(examples, tokenizer), strict=True):
+        for example, (row, mask) in zip(examples, tokenise(examples, tokenizer), strict=True):
             # Position 0 has nothing before it that could predict it.
             usable = [0, *mask[1:max_length]]
             if not any(usable):
@@ -179,7 +179,8 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Causal
     return CausalLM(spec.training.packing is not False, spec.training.label_smoothing, tokenizer.pad_id)
 
 
-def _tokenise(examples: Sequence[Example], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+def tokenise(examples: Sequence[Example], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+    """Return each example's token ids, and 1 where a token is learned."""
     pieces = [_pieces_of(example, tokenizer) for example in examples]
     flat = tokenizer.encode_plain([text for row in pieces for text, _ in row])
     rows: list[tuple[list[int], list[int]]] = []
