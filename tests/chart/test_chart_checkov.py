@@ -13,7 +13,7 @@ EXCEPTIONS = {
     "CKV_K8S_11": "a CPU limit would throttle the burst after an outage, where the operator has most to do",
     "CKV_K8S_15": "a version is pulled once; Always would make a restart depend on the registry",
     "CKV_K8S_38": "the operator's work is to talk to the API server; its account's own token is not mounted elsewhere",
-    "CKV_K8S_43": "image.digest is there for it; a chart in a repository cannot know the digest of what is built from it",
+    "CKV_K8S_43": "image.digest is there for it; a chart cannot know the digest of what is built beside it",
 }
 
 
