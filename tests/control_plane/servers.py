@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,30 @@ START_S = 60.0
 class ControlPlane:
     """The servers of one test session."""
 
-    def __init__(self, binary: Path, folder: Path):
+    def __init__(
+        self,
+        binary: Path,
+        folder: Path,
+        *,
+        address: str = "127.0.0.1",
+        inside: Sequence[str] = (),
+        flags: Mapping[str, Sequence[str]] | None = None,
+    ):
+        """Remember what to start.
+
+        Args:
+            binary: The test cluster's.
+            folder: For data, certificates and logs.
+            address: Where the API server listens.
+            inside: Command before each server's own, which runs it elsewhere than here.
+            flags: More flags by server.
+        """
         self.binary, self.folder = binary, folder
+        self.inside, self.flags = tuple(inside), flags or {}
         self.token = secrets.token_hex(16)
         self.etcd_port, self.peer_port, self.api_port = free_ports(3)
-        self.url = f"https://127.0.0.1:{self.api_port}"
+        self.address = address
+        self.url = f"https://{address}:{self.api_port}"
         self.children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -91,7 +111,7 @@ class ControlPlane:
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             f"--secure-port={self.api_port}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={self.address}",
             f"--cert-dir={self.folder / 'certs'}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}",
@@ -115,7 +135,7 @@ class ControlPlane:
 
     def _start(self, name: str, *flags: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
-            command = [str(self.binary), name, *flags]
+            command = [*self.inside, str(self.binary), name, *flags, *self.flags.get(name, ())]
             self.children[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _await_ready(self) -> None:

@@ -30,10 +30,7 @@ def load_control_plane(folder: Path) -> Any:
     Raises:
         NoGo: They cannot be built here.
     """
-    build = _load(_PLANE / "binaries" / "build.py")
-    if not build.binary().exists() and shutil.which("go") is None:
-        raise NoGo("the control plane is built with Go, and no `go` was found")
-    plane = _load(_PLANE / "servers.py").ControlPlane(build.build(), folder)
+    plane = make_control_plane(folder)
     try:
         plane.start()
         plane.kubectl("apply", "--server-side", "-f", str(CRD))
@@ -43,6 +40,22 @@ def load_control_plane(folder: Path) -> Any:
         plane.stop()
         raise
     return plane
+
+
+def make_control_plane(folder: Path, **more: Any) -> Any:
+    """Build the servers when needed, and return them before their start.
+
+    Args:
+        folder: For data, certificates and logs.
+        more: Arguments of `ControlPlane`.
+
+    Raises:
+        NoGo: They cannot be built here.
+    """  # noqa: DOC502
+    build = _load(_PLANE / "binaries" / "build.py")
+    if not build.binary().exists() and shutil.which("go") is None:
+        raise NoGo("the control plane is built with Go, and no `go` was found")
+    return _load(_PLANE / "servers.py").ControlPlane(build.build(), folder, **more)
 
 
 def await_established(client: httpx.Client) -> None:

