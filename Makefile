@@ -39,7 +39,13 @@ generate: env ## Regenerate what is made from the models: the CRD, the reference
 	$(PY) crds/generate.py
 	$(PY) charts/generate.py
 
-verify: generate ## Regenerate everything generated, then fail on a difference
+dashboards: env ## Regenerate Grafana's dashboards and the reference page of the metrics
+	$(PY) charts/dashboards/generate.py
+
+board-pictures: env ## Draw the dashboards from a real run of some minutes into docs/pictures; needs Go and Debian's prometheus
+	PYTHONPATH=tests $(PY) -m support.draw_boards
+
+verify: generate dashboards ## Regenerate everything generated, then fail on a difference
 	git diff --exit-code -- crds docs/reference charts
 
 cluster-binaries: env ## Build the test cluster's etcd and Kubernetes from Go modules into the cache, once
@@ -62,4 +68,4 @@ bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only 
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py
 
-.PHONY: help env demo test check format generate verify cluster-binaries locks images chart bench-trainer bench-operator
+.PHONY: help env demo test check format generate dashboards board-pictures verify cluster-binaries locks images chart bench-trainer bench-operator
