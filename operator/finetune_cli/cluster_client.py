@@ -79,7 +79,9 @@ class UserCluster(Cluster):
             async for chunk in answer.content.iter_any():
                 yield chunk
 
-    async def changes(self, path: str, accept: str = JSON, **selectors: str) -> AsyncIterator[tuple[str, Object]]:
+    async def changes(
+        self, path: str, accept: str = JSON, **selectors: str
+    ) -> AsyncGenerator[tuple[str, Object], None]:
         """Yield what is there as one list, then every change, over streams that break.
 
         The kind is LIST, ADDED, MODIFIED, DELETED, or OUTAGE for an error that is waited out; after an outage a LIST
@@ -96,6 +98,8 @@ class UserCluster(Cluster):
                     version, wait_s = body["metadata"]["resourceVersion"], _FIRST_WAIT_S
                     if kind != "BOOKMARK":
                         yield kind, body
+                # The server ends a watch after some minutes; one that something else ends at once must not be a storm.
+                await asyncio.sleep(_FIRST_WAIT_S)
             except (errors.Unreachable, errors.Gone, errors.Throttled) as error:
                 if not listed:
                     raise

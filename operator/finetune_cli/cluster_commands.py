@@ -150,7 +150,6 @@ def submit(  # noqa: PLR0913
     """
     from finetune_cli.cluster_submit import Submission, load_for_cluster  # noqa: PLC0415
 
-    target = find_or_exit(kubeconfig, context, namespace)
     try:
         job: FineTuneJob = load_for_cluster(file, sets or [])
         submission = Submission(job, namespace, output, _seconds(timeout) if wait else None)
@@ -160,7 +159,8 @@ def submit(  # noqa: PLR0913
             typer.echo(f"  {problem}", err=True)
         raise typer.Exit(EXIT_INVALID) from None
     except UsageError as error:
-        raise _exit(str(error), EXIT_INVALID) from None
+        raise _exit(f"error: {error}", EXIT_INVALID) from None
+    target = find_or_exit(kubeconfig, context, namespace)
     try:
         code = _ask(target, submission.follow if wait else submission.hand_over)
     except typer.Exit as ended:
@@ -175,7 +175,7 @@ def find_or_exit(kubeconfig: str | None, context: str | None, namespace: str | N
     try:
         return find_target(kubeconfig, context, namespace)
     except UsageError as error:
-        raise _exit(str(error), EXIT_REFUSED) from None
+        raise _exit(f"error: {error}", EXIT_REFUSED) from None
 
 
 def _set_suspend(name: str, target: Target, *, to: bool) -> None:

@@ -64,11 +64,7 @@ async def show_log(cluster: UserCluster, namespace: str, wanted: Wanted) -> None
 
 
 def node_of(job: Object, rank: int) -> int:
-    """Return the completion index of the pod in which a process runs.
-
-    Raises:
-        UsageError: The job has no process of this rank.
-    """
+    """Return the completion index of the pod in which a process runs; UsageError when there is no such rank."""
     workers = Workers.model_validate(job["spec"].get("workers") or {}, extra="ignore")
     processes = processes_per_node(workers, Settings().gpu_resources)
     if not 0 <= rank < workers.nodes * processes:

@@ -13,13 +13,7 @@ _FINISHED = frozenset({"Complete", "Failed"})
 
 
 def news(before: Status, after: Status, at: str) -> Iterator[ProgressEvent]:
-    """Yield what is new in a status, in the order in which it is of use.
-
-    Args:
-        before: The status that was shown; empty for none.
-        after: The status now.
-        at: Now, RFC 3339.
-    """
+    """Yield what is new since the status that was shown, empty for none; `at` is now, RFC 3339."""
     attempt = after.get("attempt", 1)
     if attempt > max(1, before.get("attempt", 1)):
         yield _told("warning", at, f"attempt {attempt} follows: {_end(after)}")

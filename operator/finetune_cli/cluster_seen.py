@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from finetune_api.exit_codes import Disposition, Reason, disposition
 from finetune_cli.cluster_words import attempt_of, holds, status_of, when
 from finetune_operator.diagnose_exits import read_result
 from finetune_operator.diagnose_text import clean
@@ -40,25 +41,33 @@ def evidence(seen: Seen, message: str) -> Iterator[str]:
         if each["type"] in _QUIET:
             continue
         said = clean(each.get("message", ""))
-        more = f": {said}" if said and said not in clean(message) else ""
+        more = f": {said}" if _is_news(said, message) else ""
         since = when(each["lastTransitionTime"], seen.now)
         yield f"condition {each['type']}={each['status']}, reason {clean(each['reason'])}, since {since}{more}"
     failure = status.get("failure")
-    if failure and not holds(seen.job, "Running"):
-        rank = f" of rank {failure['rank']}" if "rank" in failure else ""
-        yield f"exit code {failure['exitCode']}{rank}"
+    # Limits and images that do not come end a job without the end of any process.
+    if failure and "rank" in failure and disposition(Reason(failure["reason"])) is not Disposition.LIMIT:
+        yield f"exit code {failure['exitCode']} of rank {failure['rank']}"
     yield from _gang(seen)
-    warnings = [each for each in seen.events if each.get("type") == "Warning"]
-    for event in (warnings or list(seen.events))[-_EVENTS_TOLD:]:
+    events = [each for each in seen.events if _is_news(each.get("message") or "", message)]
+    warnings = [each for each in events if each.get("type") == "Warning"]
+    for event in (warnings or events)[-_EVENTS_TOLD:]:
         yield _event(event, seen)
     yield from (f"left out: {each}" for each in seen.unread)
+
+
+def _is_news(said: str, message: str) -> bool:
+    """Tell whether something adds to a message: neither is part of the other."""
+    known, said = clean(message), clean(said)
+    return bool(said) and said not in known and (not known or known not in said)
 
 
 def _gang(seen: Seen) -> Iterator[str]:
     if seen.child is not None:
         facts = job_facts(seen.child)
         state = ", ".join(f"{each.type} ({each.reason})" for each in facts.conditions) or "no end"
-        yield f"Job {facts.name}: {facts.ready} of {facts.nodes} pods ready, {state}"
+        ready = "" if facts.ended else f"{facts.ready} of {facts.nodes} pods ready, "
+        yield f"Job {facts.name}: {ready}{state}"
     elif status_of(seen.job) and not holds(seen.job, "Finished"):
         yield f"no Job of attempt {attempt_of(seen.job)} exists"
     pods = [pod_facts(each) for each in seen.pods]

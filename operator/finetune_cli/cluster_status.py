@@ -12,7 +12,7 @@ from finetune_api.names import API_VERSION, KIND
 from finetune_cli.cluster_client import JSON, TABLE, UserCluster
 from finetune_cli.cluster_detail import detail_lines
 from finetune_cli.cluster_table import aligned, cells, headings
-from finetune_cli.cluster_words import RESOURCE
+from finetune_cli.cluster_words import RESOURCE, outage_words
 from finetune_operator.cluster import finetunejobs
 from finetune_operator.observe import Object
 
@@ -58,7 +58,10 @@ async def watch_status(cluster: UserCluster, wanted: Wanted) -> None:
         return
     shown: dict[str, str] = {}
     async for kind, body in cluster.changes(path, JSON, **selectors):
-        for job in body["items"] if kind == "LIST" else [] if kind == "OUTAGE" else [body]:
+        if kind == "OUTAGE":
+            sys.stderr.write(outage_words(body))
+            continue
+        for job in body["items"] if kind == "LIST" else [body]:
             if _is_news(job["metadata"], shown):
                 _print([text_of(_typed(job), wanted.form)])
 
@@ -69,7 +72,7 @@ async def _watch_table(cluster: UserCluster, path: str, selectors: Mapping[str, 
     shown: dict[str, str] = {}
     async for kind, body in cluster.changes(path, TABLE, **selectors):
         if kind == "OUTAGE":
-            sys.stderr.write(f"the API server does not answer, trying again: {body['message']}\n")
+            sys.stderr.write(outage_words(body))
             continue
         head = []
         if not columns:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from finetune_api.validation import InvalidSpec
 from finetune_cli.cluster_client import UserCluster
 from finetune_cli.cluster_news import news, result_of
 from finetune_cli.cluster_target import Target, UsageError
-from finetune_cli.cluster_words import RESOURCE, holds, status_of
+from finetune_cli.cluster_words import RESOURCE, holds, outage_words, status_of
 from finetune_cli.display import Display, OutputForm, TerminalDisplay, make_display
 from finetune_cli.manifest import load_job
 from finetune_operator.cluster import finetunejobs
@@ -45,7 +46,7 @@ class Submission:
         """
         self._job = job
         self._namespace = namespace
-        self._form = form
+        self._form: OutputForm = form
         self._limit_s = limit_s
         self._follow: Follow | None = None
 
@@ -53,7 +54,7 @@ class Submission:
         """Apply the manifest and say how to go on; return the exit code."""
         stored = await self._apply(cluster, target)
         if self._form != "text":
-            sys.stdout.write(json.dumps({"metadata": stored["metadata"], "status": status_of(stored)}) + "\n")
+            sys.stdout.write(json.dumps(stored) + "\n")
         return 0
 
     async def follow(self, cluster: UserCluster, target: Target) -> int:
@@ -97,7 +98,7 @@ class Follow:
     def __init__(self, name: str, form: OutputForm) -> None:
         """Show nothing yet."""
         self._name = name
-        self._form = form
+        self._form: OutputForm = form
         self._display: Display = _Bar() if form == "text" and sys.stdout.isatty() else make_display(form)
         self._status: Object = {}
 
@@ -114,20 +115,22 @@ class Follow:
 
         Raises:
             UsageError: It was deleted.
-        """
-        async for kind, body in cluster.changes(finetunejobs(namespace), fieldSelector=f"metadata.name={self._name}"):
-            if kind == "OUTAGE":
-                sys.stderr.write(f"the API server does not answer, trying again: {body['message']}\n")
-                continue
-            found = body["items"] if kind == "LIST" else [body]
-            job = next((each for each in found if each["metadata"]["uid"] == uid), None)
-            if job is None or kind == "DELETED":
-                raise UsageError(f"{self._name}: a job that exists until its end, found that it was deleted.")
-            self._show(status_of(job))
-            if holds(job, "Finished"):
-                result = result_of(self._status)
-                self._display.end(result, self._whole())
-                return result.outcome == "Complete"
+        """  # noqa: DOC503
+        selector = f"metadata.name={self._name}"
+        async with aclosing(cluster.changes(finetunejobs(namespace), fieldSelector=selector)) as changes:
+            async for kind, body in changes:
+                if kind == "OUTAGE":
+                    sys.stderr.write(outage_words(body))
+                    continue
+                found = body["items"] if kind == "LIST" else [body]
+                job = next((each for each in found if each["metadata"]["uid"] == uid), None)
+                if job is None or kind == "DELETED":
+                    raise UsageError(f"{self._name}: a job that exists until its end, found that it was deleted.")
+                self._show(status_of(job))
+                if holds(job, "Finished"):
+                    result = result_of(self._status)
+                    self._display.end(result, self._whole())
+                    return result.outcome == "Complete"
         raise AssertionError("internal: a watch never ends by itself")
 
     def leave(self, words: str) -> None:
@@ -149,11 +152,7 @@ class Follow:
 
 
 def load_for_cluster(file: Path, sets: list[str]) -> FineTuneJob:
-    """Read a manifest and check it as `validate` does, and for what a cluster cannot do.
-
-    Raises:
-        InvalidSpec: Something is wrong; every problem is named.
-    """
+    """Read a manifest and check it as `validate` does, and for what a cluster cannot do; InvalidSpec names it all."""
     job = load_job(file, sets)
     problems = unsupported(job)
     if problems:

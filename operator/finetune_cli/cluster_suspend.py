@@ -1,12 +1,16 @@
 """Suspend and resume a job, and say what follows from that."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from finetune_cli.cluster_client import UserCluster
 from finetune_cli.cluster_target import UsageError
 from finetune_cli.cluster_words import RESOURCE, checkpoint_words, holds, status_of
+from finetune_operator import errors
 from finetune_operator.cluster import finetunejobs
 from finetune_operator.observe import Object
+
+_TRIES: Final = 5
 
 
 async def set_suspend(cluster: UserCluster, namespace: str, name: str, *, to: bool) -> list[str]:
@@ -22,9 +26,19 @@ async def set_suspend(cluster: UserCluster, namespace: str, name: str, *, to: bo
         Lines for people.
 
     Raises:
-        UsageError: The job is finished.
+        UsageError: The job is finished, or changes all the time.
     """
-    job = await cluster.get(finetunejobs(namespace, name))
+    for _ in range(_TRIES):
+        try:
+            return await _set_suspend(cluster, await cluster.get(finetunejobs(namespace, name)), to=to)
+        except errors.Conflict:
+            # The operator wrote progress in between.
+            continue
+    raise UsageError(f"{name}: a job that can be written to, found that it changed {_TRIES} times. Try again.")
+
+
+async def _set_suspend(cluster: UserCluster, job: Object, *, to: bool) -> list[str]:
+    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
     verb = "suspended" if to else "resumed"
     if holds(job, "Finished"):
         rule = f"only an unfinished job can be {verb}"

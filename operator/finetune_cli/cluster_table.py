@@ -18,14 +18,7 @@ def headings(table: Object, *, wide: bool, namespaces: bool) -> list[str]:
 
 
 def cells(table: Object, columns: Sequence[Object], *, wide: bool, namespaces: bool) -> Iterator[list[str]]:
-    """Yield the rows.
-
-    Args:
-        table: A meta.k8s.io/v1 Table.
-        columns: Its column definitions; a watch tells them in its first event alone.
-        wide: Whether columns of lower priority are shown.
-        namespaces: Whether the first column is the namespace.
-    """
+    """Yield the rows; a watch tells the columns in its first event alone, so they come apart from the table."""
     kept = [at for at, each in enumerate(columns) if wide or each.get("priority", 0) == 0]
     for row in table.get("rows") or ():
         found = [_cell(row["cells"][at]) for at in kept]

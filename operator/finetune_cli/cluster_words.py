@@ -17,11 +17,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def plain_name(text: str) -> str:
-    """Return a job's name; `ftj/NAME` and what `-o name` prints are names too.
-
-    Raises:
-        UsageError: It is of another kind, or empty.
-    """
+    """Return a job's name from NAME, ftj/NAME or what `-o name` prints; UsageError for another kind."""
     kind, slash, name = text.rpartition("/")
     if (slash and kind.lower() not in _KIND_NAMES) or not name:
         raise UsageError(f"NAME: the name of a {KIND}, found {clean(text)!r}. See them with: finetune status")
@@ -93,9 +89,18 @@ def told(error: errors.ClusterError) -> str:
     return f"Error from server ({error.reason or error.code}): {message}{_remedy(error, message)}"
 
 
+def outage_words(outage: Object) -> str:
+    """Return the line about an outage that is waited out."""
+    return f"the API server does not answer, trying again: {clean(outage['message'])}\n"
+
+
 def _remedy(error: errors.ClusterError, message: str) -> str:
     if "could not find the requested resource" in message:
         return f". The cluster does not serve {KIND}s: an administrator installs the chart finetune-operator."
+    if message.startswith("Apply failed with"):
+        return (
+            " Leave the field out of the manifest, or take it over with: kubectl apply --server-side --force-conflicts"
+        )
     by_reason = {
         "NotFound": ". See the names with: finetune status --all-namespaces",
         "Forbidden": ". Ask an administrator for the right, or choose another --context or --namespace.",
