@@ -99,8 +99,6 @@ class Structural:
         if "anyOf" in schema:
             (inner,) = [part for part in schema["anyOf"] if part.get("type") != "null"]
             return self._value(inner)
-        if schema.get("x-kubernetes-preserve-unknown-fields"):
-            return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
         out: dict[str, Any] = {"type": schema["type"]}
         out |= {key: schema[key] for key in _KEPT if schema.get(key) is not None}
         for bound in ("Minimum", "Maximum"):
@@ -125,7 +123,7 @@ class Structural:
 
 def _models(root: type[BaseModel]) -> dict[str, type[BaseModel]]:
     found: dict[str, type[BaseModel]] = {}
-    for module in ("job", "cluster", "model_data", "pod", "training"):
+    for module in ("affinity", "job", "cluster", "model_data", "pod", "training"):
         found |= _classes(importlib.import_module(f"finetune_api.spec.{module}"))
     return found | _classes(status) | {root.__name__: root}
 

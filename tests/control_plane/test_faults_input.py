@@ -53,6 +53,19 @@ LARGE: dict[str, dict[str, Any]] = {
     "many-columns": {
         "data": {"train": {"uri": "pvc://c/t.jsonl"}, "fields": {f"f{i}": "x" * 1000 for i in range(999)}}
     },
+    "endless-affinity": {
+        "scheduling": {
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [
+                            {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["x" * 60] * 16_000}]}
+                        ]
+                    }
+                }
+            }
+        }
+    },
 }
 
 

@@ -1,12 +1,12 @@
 """How many workers, on which machines, with which disks and secrets. A run on this machine uses `workers` alone."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from finetune_api.base import Contract, DnsLabel, DnsName, Labels, LabelValue, QualifiedName, Quantity
+from finetune_api.spec.affinity import Affinity
 
-FreeForm = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
 Quantities = Annotated[dict[QualifiedName, Quantity], Field(max_length=32)]
 SecretKeyName = Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 
@@ -58,8 +58,8 @@ class Scheduling(Contract):
     """Labels that a machine must carry."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list[Toleration])
     """Taints that the pods accept."""
-    affinity: FreeForm | None = None
-    """A pod's affinity, checked by the API server when the pods are made."""
+    affinity: Affinity | None = None
+    """Where the pods run in relation to machines and to other pods, as in a pod's spec."""
 
 
 class Storage(Contract):

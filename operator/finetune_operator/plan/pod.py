@@ -125,7 +125,7 @@ def _placement(spec: FineTuneJobSpec) -> dict[str, Any]:
     wanted: dict[str, Any] = {
         "nodeSelector": scheduling.node_selector,
         "tolerations": [each.to_dict() for each in scheduling.tolerations],
-        "affinity": scheduling.affinity,
+        "affinity": scheduling.affinity.to_dict() if scheduling.affinity else None,
         "priorityClassName": scheduling.priority_class_name,
         "schedulerName": pod.scheduler_name,
         "runtimeClassName": pod.runtime_class_name,
