@@ -140,12 +140,39 @@ def test_our_adamw_moves_weights_as_torchs_bit_for_bit_and_continues_from_its_mo
         assert ours["bias"].grad is None
 
 
-def test_importing_the_trainer_leaves_out_the_compiler_and_leaves_transformers_as_it_was():
-    code = (
-        "import sys; from finetune_trainer import run; import torch, transformers.utils as u;"
-        "heavy = {'torch._dynamo', 'sympy', 'scipy', 'accelerate', 'torch.distributed.tensor'} & set(sys.modules);"
-        "print(heavy, u.is_scipy_available(), torch.compiler.disable.__module__, torch._dynamo.__name__)"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+_LOAD_AND_SAVE = """
+import sys
+from pathlib import Path
+from finetune_trainer import run
+from finetune_trainer.models import load_folder, load_model, save_folder
+from finetune_trainer.sources import ModelFiles
+from finetune_trainer.tasks.base import HeadSpec
 
-    assert told == "set() True torch.compiler torch._dynamo\n"
+folder, out = map(Path, sys.argv[1:])
+head = HeadSpec("sequence-classification", {})
+loaded = load_model(ModelFiles("file://model", folder, None, None), head, pretrained=True)
+save_folder(loaded.model, out)
+load_folder(out, head)
+heavy = {"torch._dynamo", "sympy", "scipy", "accelerate", "torch.distributed.tensor"} & set(sys.modules)
+import torch, transformers.utils as utils
+
+print(heavy, utils.is_scipy_available(), torch.compiler.disable.__module__, torch._dynamo.__name__)
+print(torch.empty_like(torch.empty(2, device="meta"), device="cpu").shape, torch.nn.init.zeros_(torch.ones(2)))
+from torch.distributed.tensor import DTensor
+from transformers.masking_utils import TransformGetItemToIndex
+
+print(type(TransformGetItemToIndex()).__module__)
+"""
+
+
+def test_importing_loading_and_saving_leave_out_the_compiler_and_leave_everything_as_it_was(
+    tiny_bert: Path, tmp_path: Path
+):
+    command = [sys.executable, "-P", "-c", _LOAD_AND_SAVE, str(tiny_bert), str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert told.splitlines() == [
+        "set() True torch.compiler torch._dynamo",
+        "torch.Size([2]) tensor([0., 0.])",
+        "torch._dynamo._trace_wrapped_higher_order_op",
+    ]

@@ -26,7 +26,7 @@ from finetune_trainer.node import ENV_RANK_FOLDER, Node
 from finetune_trainer.posting import Poster
 from finetune_trainer.verdict import Ending, judge
 
-_POLL_S: Final = 0.1
+_POLL_S: Final = 0.05
 _RENDEZVOUS_AGAIN_S: Final = 2.0
 # Activations of a step are freed and wanted again by the next one. By default glibc returns blocks above 32 MiB to the
 # kernel each time, and faulting their pages in costs 10 to 15 % of a step on a CPU; see

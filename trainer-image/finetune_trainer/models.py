@@ -7,29 +7,21 @@ from typing import Any
 
 import torch
 
+from finetune_trainer import lean
 from finetune_trainer.errors import ConfigError, ModelNotFound
-from finetune_trainer.lean import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from finetune_trainer.lean import AutoConfig, PretrainedConfig, PreTrainedModel
 from finetune_trainer.sources import ModelFiles
-from finetune_trainer.tasks.base import HeadSpec
+from finetune_trainer.tasks.base import HEADS, HeadSpec
 
-_HEADS: Mapping[str, Any] = {
-    "sequence-classification": AutoModelForSequenceClassification,
-    "causal-lm": AutoModelForCausalLM,
-    "masked-lm": AutoModelForMaskedLM,
-}
+_HEADS: Mapping[str, Any] = {kind: getattr(lean, name) for kind, name in HEADS.items()}
 _DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "classifier_dropout",
     "attention_dropout",
     "dropout",
+    "dropout_rate",
+    "activation_dropout",
     "resid_pdrop",
     "embd_pdrop",
     "attn_pdrop",
@@ -103,26 +95,29 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
     config: Any = load_config(files, head, dropout)
     auto = _HEADS[head.kind]
     if not pretrained:
-        model = auto.from_config(config, trust_remote_code=False)
+        with lean.lean():
+            model = auto.from_config(config, trust_remote_code=False)
         return Loaded(model.float(), tuple(name for name, _ in model.named_parameters()))
     try:
-        model, info = auto.from_pretrained(
-            str(files.folder),
-            config=config,
-            gguf_file=files.gguf_file,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with lean.lean():
+            model, info = auto.from_pretrained(
+                str(files.folder),
+                config=config,
+                gguf_file=files.gguf_file,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # safetensors, OS and shape errors share no class
         raise ModelNotFound(
             f"{files.uri}: the weights cannot be read ({_first_line(error)})",
             remedy="Copy the model again; the file is damaged, incomplete or of another shape.",
         ) from error
     missing = sorted(info["missing_keys"])
-    prefix = f"{model.base_model_prefix}."
+    # A model that is its own backbone (T5) has names without its prefix, and no new head.
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     backbone = [name for name in missing if name.startswith(prefix) and ".pooler." not in name]
     if backbone:
         raise ModelNotFound(
@@ -139,9 +134,16 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
     return total, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def save_folder(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a model as transformers does, with other weights when a state is given."""
+    with lean.lean():
+        model.save_pretrained(str(folder), state_dict=state)
+
+
 def load_folder(folder: Path, head: HeadSpec) -> PreTrainedModel:
     """Load a model back from an artifact's folder, as a user would."""
-    return _HEADS[head.kind].from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+    with lean.lean():
+        return _HEADS[head.kind].from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
 
 
 def _first_line(error: Exception) -> str:
