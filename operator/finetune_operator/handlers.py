@@ -52,6 +52,39 @@ class _TooOld(logging.Filter):
         return record.levelno >= logging.WARNING
 
 
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps no last state: without it kopf copies every object in depth for each event, most of an event's CPU."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
+        del body, extra_fields
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> None:
+        del body
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        del body, patch, essence
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Keeps no progress of handlers: there is none for events."""
+
+    def fetch(self, **_: object) -> None:
+        return
+
+    def store(self, **_: object) -> None:
+        return
+
+    def purge(self, **_: object) -> None:
+        return
+
+    def touch(self, **_: object) -> None:
+        return
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 class Frame:
     """kopf under a supervisor."""
 
@@ -155,6 +188,8 @@ def _kopf_settings(watch_idle_s: float) -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
     # Otherwise a stop arms a timer that SIGKILLs the whole process.
     settings.process.ultimate_exiting_timeout = None
     return settings
