@@ -34,6 +34,8 @@ Needs Kubernetes 1.33 or newer and Helm 3.22 or 4. The values are checked: an un
 - **Upgrading** replaces the CRD too; running jobs go on.
 - **Uninstalling** keeps the CRD and every FineTuneJob unless `crd.keep` is false. Jobs that run then go on without
   anybody to restart them.
+- **Several releases** in one cluster watch namespaces of their own (`watchNamespaces`), and one of them alone brings
+  the CRD (`crd.enabled`).
 - **GitOps** tools that render without a cluster make a new certificate each time: use `tls.source` `certManager` or
   `secret`.
 - **Without Prometheus' operator** leave `monitoring` off; /metrics is served in any case.
