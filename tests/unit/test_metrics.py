@@ -139,6 +139,18 @@ def test_a_job_made_anew_under_the_same_name_does_not_inherit_values():
     assert value(series, "finetune_job_loss") is None
 
 
+def test_what_is_kept_of_a_job_is_dropped_by_the_first_scrape_that_misses_it():
+    record = running()
+    records = [record]
+    series = JobSeries(lambda: records)
+    post(series, record, event("progress", **STEP))
+    records.clear()
+    text_of(series)
+    records.append(record)
+
+    assert value(series, "finetune_job_loss") is None
+
+
 def test_the_last_failure_is_told_until_the_job_is_complete():
     failure = {"reason": Reason.HOST_OUT_OF_MEMORY.value}
     series = of(running(failure=failure))
