@@ -44,6 +44,7 @@ every 10 s; they stay until the job is deleted. Only the operator that acts tell
 
 - Steps, epochs and uids are values, never labels. `namespace` and `name` are the FineTuneJob's; the chart's PodMonitor
   gives the trainer's series the same two (a name of more than 63 characters is shortened, as in the pod's labels).
+- A Prometheus that is configured by hand needs `honor_labels: true` for the operator; the chart's monitor has it.
 - What is not known is left out, never told as 0. Times are seconds since the epoch unless the name says otherwise.
 - `finetune_gpu_*` need an NVIDIA or AMD GPU and its management library; they tell the machine of rank 0.
 - 10,000 jobs that train are about 150,000 series, 16 MB a scrape; one that has not begun has one.
