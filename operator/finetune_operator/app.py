@@ -18,6 +18,7 @@ from finetune_operator import cluster as paths
 from finetune_operator import errors
 from finetune_operator.admission import KUEUE_GROUP, admission_of
 from finetune_operator.cluster import Cluster, Object
+from finetune_operator.health import Health
 from finetune_operator.lease import Lease
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import job_facts
@@ -30,7 +31,8 @@ from finetune_operator.watch import Collection, Watcher
 logger = logging.getLogger(__name__)
 
 _RELIST_AT_LEAST_S = 5.0
-_NOT_SYNCED_S = 90.0
+_PATIENCE_S = 90.0
+_JOBS, _FINETUNEJOBS = "Jobs", "FineTuneJobs"
 
 
 class Operator:
@@ -55,11 +57,10 @@ class Operator:
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[str | None, Mapping[str, Any]]] = deque()
         self._listed_at = float("-inf")
-        self._heard_at = time.monotonic()
         self._relist = asyncio.Event()
         self._synced = asyncio.Event()
         self._acting = asyncio.Event()
-        self._problem = ""
+        self.health = Health(cluster, settings)
         self._jobs = Watcher(cluster, self._job_collection(), rng)
         cluster.on_write = self._count_write
         self.reconciler.may_act = self._may_act
@@ -68,7 +69,10 @@ class Operator:
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Start everything that runs until cancelled."""
+        self.health.expect(_JOBS, _PATIENCE_S)
+        self.health.expect(_FINETUNEJOBS, _PATIENCE_S)
         parts = [self._jobs.run(), self._keep_listed(), self._keep_admissions(), self._start_workers()]
+        parts.append(self.health.rehearse())
         return [asyncio.create_task(part) for part in parts]
 
     def receive(self, kind: str | None, body: Mapping[str, Any]) -> None:
@@ -82,13 +86,6 @@ class Operator:
         self.metrics.watch_restarts.labels("finetunejobs").inc()
         self._loop.call_soon_threadsafe(self._relist.set)
 
-    def health(self) -> list[str]:
-        """Return what keeps the operator from working, one line each; empty when it works."""
-        found = [self._problem] if self._problem else []
-        if not self._synced.is_set() and time.monotonic() - self._heard_at > _NOT_SYNCED_S:
-            found.append("FineTuneJobs and Jobs could not be listed since the start")
-        return found
-
     def holder(self) -> str | None:
         """Return None where this process acts, empty on a standby: a Lease tells no address of its holder."""
         return None if self._lease is None or self._lease.held() else ""
@@ -98,13 +95,13 @@ class Operator:
         try:
             await self.cluster.get(paths.finetunejobs(*self.settings.namespaces[:1]), limit="1")
         except errors.NotFound:
-            self._problem = "the API server does not serve FineTuneJobs: the CRD is missing"
+            self.health.tell(_FINETUNEJOBS, "the API server does not serve FineTuneJobs: the CRD is missing")
         except errors.Refused as error:
-            self._problem = f"a permission is missing: {error}"
+            self.health.tell(_FINETUNEJOBS, f"a permission is missing: {error}")
         except errors.ClusterError as error:
             logger.info("discovery: %s", error)
         else:
-            self._problem = ""
+            self.health.tell(_FINETUNEJOBS, "")
             return True
         return False
 
@@ -145,6 +142,7 @@ class Operator:
                     await self._list(fieldSelector="status.phase=")
                 await self._list()
                 self._synced.set()
+                self.health.expect(_FINETUNEJOBS, self.settings.relist_every_s + _PATIENCE_S)
                 wait_s = 0.1
             except errors.ClusterError as error:
                 logger.warning("list of FineTuneJobs: %s", error)
@@ -217,6 +215,7 @@ class Operator:
             on_restart=lambda: self.metrics.watch_restarts.labels("jobs").inc(),
             idle_s=self.settings.watch_idle_s,
             selectors={"labelSelector": f"{LABEL_MANAGED_BY}={MANAGER}"},
+            on_sign=lambda: self.health.expect(_JOBS, self.settings.watch_idle_s + _PATIENCE_S),
         )
 
     def _jobs_listed(self, items: list[Object], version: int) -> None:

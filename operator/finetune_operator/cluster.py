@@ -122,6 +122,10 @@ class Cluster:
         """Create an object and return it as it was stored."""
         return await self._write("create", "POST", path, body)
 
+    async def rehearse(self, path: str, body: Object) -> None:
+        """Let the API server check a creation as if it were meant, and store nothing."""
+        await self._request("POST", path, {"dryRun": "All"}, body)
+
     async def patch(self, path: str, body: Object) -> Object:
         """Merge a patch into an object and return it; with metadata.resourceVersion it is refused when stale."""
         return await self._write("patch", "PATCH", path, body)

@@ -1,4 +1,4 @@
-"""Kubernetes events of our own, aggregated: the same words again only raise a count, and rarely."""
+"""Kubernetes events of our own, aggregated: the same words again are one event with a count, and rarely."""
 
 import hashlib
 import logging
@@ -45,7 +45,7 @@ class EventWriter:
             self._told.popitem(last=False)
         at = rfc3339(self._cluster.now())
         body: Object = {
-            "metadata": {"name": f"{key.name[:200]}.{name}", "namespace": key.namespace},
+            "metadata": {"name": f"{key.name[:200]}.{name}.{count}", "namespace": key.namespace},
             "involvedObject": {
                 "apiVersion": API_VERSION,
                 "kind": KIND,
@@ -59,15 +59,9 @@ class EventWriter:
             "source": {"component": MANAGER},
             "firstTimestamp": at,
             "lastTimestamp": at,
-            "count": 1,
+            "count": count + 1,
         }
-        path = core("events", key.namespace)
         try:
-            if count == 0:
-                await self._cluster.create(path, body)
-            else:
-                await self._cluster.patch(
-                    f"{path}/{body['metadata']['name']}", {"count": count + 1, "lastTimestamp": at}
-                )
+            await self._cluster.create(core("events", key.namespace), body)
         except errors.ClusterError as error:
             logger.info("event %s of %s was not written: %s", reason, key, error)

@@ -23,9 +23,9 @@ PERMISSIONS: Final[tuple[Rule, ...]] = (
     # The ranks' rendezvous, and the work volume: made once, deleted with their owner.
     {"apiGroups": [""], "resources": ["services", "persistentvolumeclaims"], "verbs": ["get", "create"]},
     # list: why a quota or a LimitRange refuses a Job's pods stands in the Job's events alone.
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "list"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "list"]},
     # One acting operator among several replicas.
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
     # The mirror of Kueue's admission; without Kueue it grants nothing.
-    {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["list", "watch"]},
 )

@@ -182,9 +182,13 @@ def metrics_app(
         status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
         return web.Response(status=status, text="".join(f"{each}\n" for each in problems) or "ok\n")
 
+    async def livez(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
     app = web.Application()
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
+    app.router.add_get("/livez", livez)
     return app
 
 

@@ -33,7 +33,7 @@ class Servers:
         operator.metrics.queue_depth.set_function(lambda: len(operator.queue))
         # A standby would tell every job a second time.
         self._series = JobSeries(lambda: () if operator.holder() is not None else operator.store.records.values())
-        metrics = metrics_app(operator.metrics.registry, operator.health, self._series.pieces)
+        metrics = metrics_app(operator.metrics.registry, operator.health.problems, self._series.pieces)
         self._metrics = Endpoint(metrics, settings.metrics_address)
 
     async def start(self) -> dict[str, str]:

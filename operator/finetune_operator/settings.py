@@ -32,6 +32,8 @@ class Settings:
     """How often everything is listed anew, which drops ghosts and heals lost events."""
     watch_idle_s: float = 65.0
     """Silence of a watch, bookmarks included, after which it counts as dead; the API server sends one every 60 s."""
+    rehearse_every_s: float = 30.0
+    """How often the API server is asked, without storing anything, whether it takes writes; for /healthz."""
     progress_every_s: float = 10.0
     """Least time between two status writes that carry progress alone, per job."""
     status_writes_per_s: float = 20.0

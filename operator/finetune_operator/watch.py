@@ -36,6 +36,8 @@ class Collection:
     idle_s: float
     """Silence after which a watch counts as dead."""
     selectors: dict[str, str] = field(default_factory=dict[str, str])
+    on_sign: Callable[[], None] = lambda: None
+    """Told of every sign of life: a list, an event, a bookmark."""
 
 
 class Watcher:
@@ -92,6 +94,7 @@ class Watcher:
             versions.append(version)
         # The oldest: what happened to one namespace while the next was listed comes as an event.
         self._collection.on_list(found, min(versions))
+        self._collection.on_sign()
         return str(min(versions))
 
     async def _watch(self, version: str) -> str:
@@ -118,6 +121,7 @@ class Watcher:
             if kind == "ERROR":
                 raise errors.Gone(f"{body.get('code')} {body.get('message')}", int(body.get("code") or 0))
             version = body["metadata"]["resourceVersion"]
+            self._collection.on_sign()
             if kind != "BOOKMARK":
                 self._collection.on_event(kind, body)
         return version

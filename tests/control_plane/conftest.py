@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from support.accounts import await_namespace, grant_operator
+from support.audit import forbidden
 from support.cluster import CRD, NoGo, load_control_plane
 from support.gang import Kubelet
 from support.operator_process import OperatorProcess
@@ -27,6 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
         pytest.skip(f"tier left out: {error}")
     yield plane
     plane.stop()
+    assert forbidden(plane.folder) == [], "the operator asked for what its role does not allow"
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import pytest
 
 from finetune_api.names import JOB_NAME_LABEL
 from finetune_operator.permissions import PERMISSIONS
-from support.accounts import OPERATOR_NAMESPACE
-from support.faults import Request
+from support.faults import to
 from support.gang import Kubelet
 from support.operator_process import OperatorProcess
 from support.proxy import FaultProxy
@@ -46,12 +45,6 @@ def job_of(api: httpx.Client, namespace: str) -> str:
 
 def phase(api: httpx.Client, url: str) -> str:
     return api.get(f"{url}/first").json().get("status", {}).get("phase", "")
-
-
-def verb(request: Request) -> str:
-    if request.method != "GET":
-        return {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}[request.method]
-    return "get" if request.name else "watch" if request.is_watch else "list"
 
 
 def test_it_starts_healthy_and_ends_with_code_zero_when_asked(make_operator: Callable[..., OperatorProcess]):
@@ -93,22 +86,19 @@ def test_a_killed_operator_goes_on_where_it_was(
     assert job_of(api, namespace) == job
 
 
-def test_everything_it_does_is_allowed_to_it_and_listed(
-    api: httpx.Client, url: str, kubelet: Kubelet, proxy: FaultProxy, make_operator: Callable[..., OperatorProcess]
+def test_it_is_unhealthy_while_its_writes_are_refused_and_alive_all_the_same(
+    proxy: FaultProxy, make_operator: Callable[..., OperatorProcess]
 ):
-    namespace = kubelet.auto().namespace
-    make_operator(f"--lease-namespace={OPERATOR_NAMESPACE}", "--pending-look-s=1").start(ready=False)
-    api.post(url, json=JOB).raise_for_status()
-    job = job_of(api, namespace)
-    await_that(lambda: phase(api, url) == "Running", "phase Running")
-    kubelet.finish(job, exit_code=65)
-    await_that(lambda: phase(api, url) == "Failed", "phase Failed")
+    operator = make_operator("--rehearse-every-s=0.2")
+    operator.start()
+    proxy.fail(500, to("events", "POST"))
+    await_that(lambda: operator.health()[0] == httpx.codes.SERVICE_UNAVAILABLE, "an unhealthy operator")
 
-    allowed = {(resource, verb) for rule in PERMISSIONS for resource in rule["resources"] for verb in rule["verbs"]}
-    # Discovery and the published keys are open to every account.
-    asked = {(each.resource, verb(each)) for each in proxy.requests if "/v1" in each.path and each.resource}
-    assert [each.path for each in proxy.requests if each.status == httpx.codes.FORBIDDEN] == []
-    assert {each for each in asked if each[0] in {name for name, _ in allowed}} <= allowed
+    assert "takes no writes" in operator.health()[1]
+    assert httpx.get(f"{operator.metrics_url}/livez", trust_env=False).is_success
+    proxy.heal()
+    await_that(lambda: operator.health() == (200, "ok\n"), "a healthy operator")
+    assert proxy.writes == []
 
 
 def test_it_reads_no_secret_and_changes_no_spec():

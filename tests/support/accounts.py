@@ -9,6 +9,7 @@ from support.waiting import await_that
 
 OPERATOR_NAMESPACE = "finetune-system"
 _NAME = "finetune-operator"
+OPERATOR_USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{_NAME}"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 _TOKEN_S = 6 * 3600
 
@@ -52,11 +53,10 @@ def await_namespace(client: httpx.Client, namespace: str) -> None:
 def _await_rights(client: httpx.Client) -> None:
     """Wait until the authorizer heard of the binding, a watch of its own."""
     attributes = {"verb": "list", "group": "", "resource": "pods"}
-    user = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{_NAME}"
     body = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
-        "spec": {"user": user, "resourceAttributes": attributes},
+        "spec": {"user": OPERATOR_USER, "resourceAttributes": attributes},
     }
     url = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
     await_that(

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from finetune_api.names import API_VERSION, CRD_NAME, PLURAL
+from support.audit import audit_flags
 from support.waiting import await_that
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,10 @@ def load_control_plane(folder: Path) -> Any:
     Raises:
         NoGo: They cannot be built here.
     """
-    plane = make_control_plane(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The plugin asks for the right to an owner's finalizers, as OpenShift does.
+    flags = ["--enable-admission-plugins=OwnerReferencesPermissionEnforcement", *audit_flags(folder)]
+    plane = make_control_plane(folder, flags={"kube-apiserver": flags})
     try:
         plane.start()
         plane.kubectl("apply", "--server-side", "-f", str(CRD))

@@ -28,7 +28,7 @@ class Request:
 
     @property
     def is_write(self) -> bool:
-        return self.method in WRITE_METHODS
+        return self.method in WRITE_METHODS and self.params.get("dryRun") != "All"
 
     @property
     def is_watch(self) -> bool:

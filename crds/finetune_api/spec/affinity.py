@@ -1,4 +1,4 @@
-"""A pod's affinity, field by field as in core/v1: a misspelt or endless one is refused, not dropped or carried along."""
+"""A pod's affinity, field by field as in core/v1: a misspelt or endless one is refused, not carried along."""
 
 from typing import Annotated, Literal
 
