@@ -1,11 +1,13 @@
 """What changed between two looks at a job, as the events that a run on this machine shows. Pure."""
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from finetune_api.progress import ProgressEvent
 from finetune_api.result import ArtifactRef, CheckpointRef, Failure, Result
+from finetune_api.status import FineTuneJobStatus
 from finetune_operator.status import condition
 
 Status = Mapping[str, Any]
@@ -48,6 +50,11 @@ def result_of(status: Status) -> Result:
         failure=Failure.model_validate(failure, extra="ignore") if failed else None,
         checkpoint=CheckpointRef(step=saved["step"], path="") if saved else None,
     )
+
+
+def whole_status(status: Status) -> FineTuneJobStatus:
+    """Return a status as a value; what a newer operator tells beyond the contract of this command is left out."""
+    return FineTuneJobStatus.model_validate_json(json.dumps(status), extra="ignore")
 
 
 def _place(status: Status) -> str:

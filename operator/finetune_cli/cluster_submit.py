@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.names import API_VERSION, KIND
+from finetune_api.result import Result
 from finetune_api.spec import FineTuneJob
-from finetune_api.status import FineTuneJobStatus
 from finetune_api.validation import InvalidSpec
 from finetune_cli.cluster_client import UserCluster
-from finetune_cli.cluster_news import news, result_of
+from finetune_cli.cluster_news import news, result_of, whole_status
 from finetune_cli.cluster_target import Target, UsageError
 from finetune_cli.cluster_words import RESOURCE, holds, outage_words, status_of
-from finetune_cli.display import Display, OutputForm, TerminalDisplay, make_display
+from finetune_cli.display import Display, OutputForm, TerminalDisplay, make_display, outcome_lines
 from finetune_cli.manifest import load_job
 from finetune_operator.cluster import finetunejobs
 from finetune_operator.observe import Object
@@ -128,27 +128,35 @@ class Follow:
                     raise UsageError(f"{self._name}: a job that exists until its end, found that it was deleted.")
                 self._show(status_of(job))
                 if holds(job, "Finished"):
-                    result = result_of(self._status)
-                    self._display.end(result, self._whole())
-                    return result.outcome == "Complete"
+                    return self._end(result_of(self._status))
         raise AssertionError("internal: a watch never ends by itself")
+
+    def _end(self, result: Result) -> bool:
+        if self._form != "text":
+            self._display.end(result, whole_status(self._status))
+            return result.outcome == "Complete"
+        self._free_terminal()
+        first, *more = outcome_lines(result)
+        # The status does not tell after how many steps.
+        for line in ("Complete" if result.outcome == "Complete" else first, *more):
+            sys.stdout.write(f"{line}\n")
+        return result.outcome == "Complete"
 
     def leave(self, words: str) -> None:
         """Stop showing a job that goes on; for programs the last line is its status all the same."""
+        self._free_terminal()
+        if self._form != "text":
+            sys.stdout.write(whole_status(self._status).model_dump_json(by_alias=True, exclude_none=True) + "\n")
+        sys.stderr.write(words + "\n")
+
+    def _free_terminal(self) -> None:
         if isinstance(self._display, _Bar):
             self._display.leave()
-        if self._form != "text":
-            sys.stdout.write(self._whole().model_dump_json(by_alias=True, exclude_none=True) + "\n")
-        sys.stderr.write(words + "\n")
 
     def _show(self, status: Object) -> None:
         for event in news(self._status, status, rfc3339(datetime.now(UTC))):
             self._display.event(event)
         self._status = status
-
-    def _whole(self) -> FineTuneJobStatus:
-        # A newer operator may tell more than this command knows of.
-        return FineTuneJobStatus.model_validate(self._status, extra="ignore")
 
 
 def load_for_cluster(file: Path, sets: list[str]) -> FineTuneJob:

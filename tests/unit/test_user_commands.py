@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from finetune_api.validation import validate_manifest
 from finetune_cli.cluster_detail import detail_lines
 from finetune_cli.cluster_logs import node_of
-from finetune_cli.cluster_news import news, result_of
+from finetune_cli.cluster_news import news, result_of, whole_status
 from finetune_cli.cluster_seen import Seen
 from finetune_cli.cluster_submit import manifest_of
 from finetune_cli.cluster_table import aligned, cells
@@ -187,6 +187,7 @@ def test_the_status_of_a_newer_operator_is_understood():
     complete = {"result": {"metrics": {"accuracy": "0.9"}, "artifact": artifact}, "checkpoint": {"step": 10}}
 
     assert result_of(failed).failure is not None
+    assert whole_status(failed | {"newer": {"a": 1}}).failure is not None
     assert (result_of(complete).outcome, result_of(complete).metrics, result_of(complete).step) == (
         "Complete",
         {"accuracy": 0.9},
