@@ -4,7 +4,7 @@
     python examples/make_data_foldoc.py foldoc/usr/share/dictd/foldoc.dict.dz
 
 `term-tags`: which words of a sentence are terms; the dictionary's authors marked them with braces.
-`acronyms`: what an acronym stands for, to be found in four entries of the dictionary.
+`acronyms`: what an acronym stands for, and which field it is from, to be found in two entries.
 `definitions`: which of four terms a definition is of.
 """
 
@@ -29,8 +29,9 @@ or Back-Cover Texts.
 """
 ACRONYM = re.compile(r"[A-Z][A-Z0-9/]{1,7}")
 WORD = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
+FIELD = re.compile(r"<([^>]+)>")
 TERM = re.compile(r"\{([^{}()]+)\}")
-SIZES = {"term-tags": (2400, 600), "acronyms": (1000, 300), "definitions": (1200, 400)}
+SIZES = {"term-tags": (2400, 600), "definitions": (1200, 400)}
 
 
 @dataclass(frozen=True)
@@ -72,33 +73,41 @@ def tagged(entry: Entry) -> list[dict[str, list[str]]]:
             words = WORD.findall(re.sub(r"[{}]", "", part))
             tokens += words
             tags += (["B-TERM"] + ["I-TERM"] * (len(words) - 1) if words else []) if at % 2 else ["O"] * len(words)
-        if "B-TERM" in tags and 6 <= len(tokens) <= 40:
+        if "B-TERM" in tags and "[" not in tokens and 6 <= len(tokens) <= 40:
             rows.append({"tokens": tokens, "tags": tags})
     return rows
 
 
-def asked(entries: list[Entry], rng: random.Random) -> list[dict[str, object]]:
-    """Return a question for every entry whose second name is an acronym, with three other entries around it."""
+def asked(entries: list[Entry], rng: random.Random) -> dict[str, list[dict[str, object]]]:
+    """Return questions about entries whose second name is an acronym, each beside another entry.
+
+    What is asked in one set appears nowhere in the other.
+    """
     known = [each for each in entries if len(each.names) == 2 and ACRONYM.fullmatch(each.names[1])]
-    known = [each for each in known if " " in each.names[0] and len(each.text) < 500]
+    known = [each for each in known if " " in each.names[0] and len(each.text) < 500 and FIELD.match(each.text)]
+    test = known[: len(known) // 4]
+    sets = {"test": test, "train": known[len(test) :]}
+    return {name: [row for entry in part for row in _questions(entry, part, rng)] for name, part in sets.items()}
+
+
+def _questions(entry: Entry, part: list[Entry], rng: random.Random) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for entry in known:
-        around = [entry, *rng.sample([each for each in known if each is not entry], 3)]
+    questions = (f"What does {entry.names[1]} stand for?", f"Which field is {entry.names[1]} from?")
+    for number, question in enumerate(questions):
+        around = [entry, *rng.choice([each for each in part if each is not entry])]
         rng.shuffle(around)
-        context = ""
-        start = 0
+        context, start = "", 0
         for each in around:
-            # The acronym comes first in one half: its place alone must not tell.
-            opening = each.plain if f"({each.names[1]})" in each.plain else f"({each.names[1]}) {each.plain}"
             start = len(context) if each is entry else start
-            context += f"{each.names[0]}: {opening} "
+            context += f"{each.names[0]}, {each.names[1]}: {each.plain} "
+        field = FIELD.match(entry.text)
+        assert field is not None
+        answer = entry.names[0] if number == 0 else field.group(1)
+        start += 0 if number == 0 else context[start:].index("<") + 1
         rows.append(
-            {
-                "context": context.strip(),
-                "question": f"What does {entry.names[1]} stand for?",
-                "answers": {"text": [entry.names[0]], "answer_start": [start]},
-            }
+            {"context": context.strip(), "question": question, "answers": {"text": [answer], "answer_start": [start]}}
         )
+    rng.shuffle(rows)
     return rows
 
 
@@ -118,20 +127,25 @@ def choices(entries: list[Entry], rng: random.Random) -> list[dict[str, object]]
     return rows
 
 
-def write(name: str, rows: list[dict[str, object]], rng: random.Random) -> None:
-    """Write train and test rows, and the licence."""
+def cut(name: str, rows: list[dict[str, object]], rng: random.Random) -> dict[str, list[dict[str, object]]]:
+    """Split rows that are independent of each other."""
     rng.shuffle(rows)
+    train, test = SIZES[name]
+    return {"test": rows[:test], "train": rows[test : test + train]}
+
+
+def write(name: str, sets: dict[str, list[dict[str, object]]]) -> None:
+    """Write train and test rows, and the licence."""
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "LICENSE").write_text(NOTICE, encoding="utf-8")
-    train, test = SIZES[name]
-    for split, part in (("train", rows[test : test + train]), ("test", rows[:test])):
-        if name == "term-tags":
-            pq.write_table(pa.Table.from_pylist(part), folder / f"{split}.parquet", compression="zstd")
+    for part, rows in sets.items():
+        if name != "definitions":
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{part}.parquet", compression="zstd")
         else:
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
-            (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
-        print(name, split, len(part), "rows")
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / f"{part}.jsonl").write_text(lines, encoding="utf-8")
+        print(name, part, len(rows), "rows")
 
 
 def main() -> None:
@@ -139,9 +153,10 @@ def main() -> None:
     rng = random.Random(1993)
     entries = read(Path(sys.argv[1]))
     rng.shuffle(entries)
-    write("term-tags", [row for entry in entries for row in tagged(entry)][: sum(SIZES["term-tags"])], rng)
-    write("acronyms", asked(entries, rng), rng)
-    write("definitions", choices(entries, rng), rng)
+    tags = [dict[str, object](row) for entry in entries for row in tagged(entry)][: sum(SIZES["term-tags"])]
+    write("term-tags", cut("term-tags", tags, rng))
+    write("acronyms", asked(entries, rng))
+    write("definitions", cut("definitions", choices(entries, rng), rng))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tokenizers.normalizers import NFC
 
 FOLDER = Path(__file__).parent / "data"
-NOTICE = """From the package index of Debian 12. Descriptions are part of Debian's source packages, under their licences.
+NOTICE = """From the package index of Debian 12. Descriptions are part of Debian's sources, under their licences.
 Translations are by the Debian Description Translation Project. Dependencies are facts of the same index.
 """
 VOCABULARY = 4000
