@@ -1,4 +1,4 @@
-"""A whole task in one file: does a text have more than a given number of words?"""
+"""A whole task in one file: does a text speak of love?"""
 
 import math
 from types import SimpleNamespace
@@ -11,19 +11,19 @@ from finetune_trainer.data.schema import Example, text_of
 from finetune_trainer.tasks.base import HeadSpec
 from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, text_pieces
 
-LONG = 10
+WORD = "love"
 
 
-class Wordy:
-    name = "wordy"
+class Love:
+    name = "love"
     metric_names = ("loss", "accuracy")
     head = HeadSpec("sequence-classification", {"num_labels": 1})
 
     def fingerprint(self):
-        return {"long": LONG}
+        return {"word": WORD}
 
     def encode(self, examples, tokenizer, max_length):
-        labels = np.array([[len(each.text.split()) > LONG] for each in examples], dtype=np.float32)
+        labels = np.array([[WORD in each.text] for each in examples], dtype=np.float32)
         return encode_texts(examples, tokenizer, max_length, labels)
 
     def collate(self, table, rows, _):
@@ -48,12 +48,12 @@ class Wordy:
         return text_pieces(table, row, tokenizer)
 
     def label_text(self, example):
-        return str(len(example.text.split()) > LONG)
+        return str(WORD in example.text)
 
     def losses(self, scores, batch):
         return F.binary_cross_entropy_with_logits(scores, batch.tensors["labels"], reduction="none")
 
 
 MODULE = SimpleNamespace(
-    read=lambda columns: lambda row: Example(row, text=text_of(row, columns.need("text"))), build=lambda *_: Wordy()
+    read=lambda columns: lambda row: Example(row, text=text_of(row, columns.need("text"))), build=lambda *_: Love()
 )
