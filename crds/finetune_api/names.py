@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from functools import lru_cache
 from typing import Final
 
 GROUP: Final = "finetune.dev"
@@ -82,6 +83,7 @@ def rank_result_file(rank: int) -> str:
     return f"result-rank-{rank}.json"
 
 
+@lru_cache(maxsize=4096)
 def job_name(name: str, uid: str, attempt: int) -> str:
     """Return the name of an attempt's Job: readable head, unique tail.
 
@@ -94,7 +96,7 @@ def job_name(name: str, uid: str, attempt: int) -> str:
         A DNS label of at most 52 characters, so that the Job's pods keep a valid hostname.
     """
     digest = hashlib.sha256(f"{uid}/{attempt}".encode()).digest()
-    tail = base64.b32encode(digest).decode().lower()[:_HASH_LENGTH]
+    tail = base64.b32encode(digest[:10]).decode().lower()[:_HASH_LENGTH]
     return f"{_slug(name, MAX_JOB_NAME - _HASH_LENGTH - 1)}-{tail}"
 
 
