@@ -8,6 +8,9 @@ from finetune_api.base import Contract, DnsLabel, DnsName, Labels, LabelValue, Q
 from finetune_api.spec.affinity import Affinity
 
 Quantities = Annotated[dict[QualifiedName, Quantity], Field(max_length=32)]
+ControllerName = Annotated[
+    str, Field(max_length=63, pattern=r"^[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9](?:[-A-Za-z0-9_./]*[A-Za-z0-9])?$")
+]
 SecretKeyName = Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 
 
@@ -52,6 +55,8 @@ class Scheduling(Contract):
 
     queue: DnsLabel | None = None
     """Kueue LocalQueue that admits the job."""
+    managed_by: ControllerName | None = None
+    """Controller of the Jobs in place of Kubernetes' own, such as kueue.x-k8s.io/multikueue; passed through."""
     priority_class_name: DnsName | None = None
     """Kubernetes PriorityClass of the pods."""
     node_selector: Labels = Field(default_factory=dict)

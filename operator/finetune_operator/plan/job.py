@@ -13,7 +13,8 @@ def job_of(shape: Shape) -> dict[str, Any]:
     """Return the Job of an attempt."""
     metadata = shape.metadata(shape.name)
     metadata["annotations"] = {names.ANNOTATION_SPEC_HASH: spec_hash(shape.job)}
-    queue = shape.job.spec.scheduling.queue
+    scheduling = shape.job.spec.scheduling
+    queue, managed_by = scheduling.queue, scheduling.managed_by
     if queue is not None:
         metadata["labels"] = {**shape.labels, names.LABEL_QUEUE: queue}
     return {
@@ -31,5 +32,6 @@ def job_of(shape: Shape) -> dict[str, Any]:
             # Kueue starts what it admits; it must not race with pods that started before it looked.
             "suspend": shape.attempt.suspended or queue is not None,
             "template": pod_template(shape),
+            **({"managedBy": managed_by} if managed_by else {}),
         },
     }
