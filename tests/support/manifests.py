@@ -36,7 +36,27 @@ REFUSED: dict[str, dict[str, Any]] = {
     "data.fields text-regression": {"task": "text-regression", "data.fields": {"prompt": "p"}},
     "data.fields causal-lm": {"task": "causal-lm", "data.fields": {"label": "p"}},
     "data.fields masked-lm": {"task": "masked-lm", "data.fields": {"label": "p"}},
+    **{
+        f"data.fields {task}": {"task": task, "data.fields": {"other": "p"}}
+        for task in (
+            "preference",
+            "token-classification",
+            "question-answering",
+            "multiple-choice",
+            "embedding",
+            "translation",
+            "summarization",
+            "next-sentence-prediction",
+        )
+    },
+    "data.fields recommendation": {
+        "task": "recommendation",
+        "data.fields": {"other": "p"},
+        "model.weights": "random",
+        "method": {"type": "full"},
+    },
     "model.weights": {"model.weights": "random"},
+    "model.weights recommendation": {"task": "recommendation", "method": {"type": "full"}},
     "method.rank": {"method": {"type": "full", "rank": 8}},
     "method.alpha": {"method": {"type": "full", "alpha": 8}},
     "method.dropout": {"method": {"type": "full", "dropout": 0.1}},
