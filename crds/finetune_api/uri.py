@@ -115,4 +115,5 @@ def uri_pattern(schemes: tuple[str, ...] = SCHEMES) -> str:
 
 def _without_dots(path: str) -> str:
     kept = [part for part in path.split("/") if part != "."]
-    return "/".join(kept) or "."
+    # A name with an '@' at the head of an address would read as credentials.
+    return ("./" if kept and "@" in kept[0] else "") + "/".join(kept) or "."

@@ -4,7 +4,7 @@ import string
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune_api import names
@@ -120,6 +120,7 @@ def test_an_address_with_another_scheme_credentials_or_dots_is_refused(text: str
 
 
 @given(st.sampled_from(SCHEMES), st.text(alphabet=string.ascii_lowercase + "/.@:-_", min_size=1, max_size=30))
+@example("file", "./:@")
 def test_an_accepted_address_survives_being_written_and_read(scheme: str, rest: str):
     try:
         first = parse_uri(f"{scheme}://{rest}")
