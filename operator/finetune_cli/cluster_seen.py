@@ -49,7 +49,8 @@ def evidence(seen: Seen, message: str) -> Iterator[str]:
     if failure and "rank" in failure and disposition(Reason(failure["reason"])) is not Disposition.LIMIT:
         yield f"exit code {failure['exitCode']} of rank {failure['rank']}"
     yield from _gang(seen)
-    events = [each for each in seen.events if _is_news(each.get("message") or "", message)]
+    # The operator's own events repeat its words; those of others show where these come from.
+    events = [each for each in seen.events if not _is_own(each, seen) or _is_news(each.get("message") or "", message)]
     warnings = [each for each in events if each.get("type") == "Warning"]
     for event in (warnings or events)[-_EVENTS_TOLD:]:
         yield _event(event, seen)
@@ -97,9 +98,13 @@ def _pod(pod: PodFacts) -> str:
 def _event(event: Object, seen: Seen) -> str:
     about = event["involvedObject"]
     times = f"{event['count']}x, " if (event.get("count") or 1) > 1 else ""
-    where = "" if about.get("uid") == seen.job["metadata"]["uid"] else f" about {about['kind']} {about['name']}"
+    where = "" if _is_own(event, seen) else f" about {about['kind']} {about['name']}"
     at = when(event_time(event), seen.now)
     return f"event {event.get('reason')}{where}, {times}{at}: {clean(event.get('message') or '')}"
+
+
+def _is_own(event: Object, seen: Seen) -> bool:
+    return event["involvedObject"].get("uid") == seen.job["metadata"]["uid"]
 
 
 def event_time(event: Object) -> str:

@@ -101,7 +101,7 @@ def test_a_waiting_submit_shows_the_run_and_ends_with_the_status_and_zero(
 ):
     with user.begins("submit", manifest(tmp_path, job), "--wait", "-o", "jsonl") as process:
         child = run_submitted(world, job)
-        assert json.loads(line_with(process, '"phase"'))["message"] == "Running"
+        assert json.loads(line_with(process, '"Running"'))["kind"] == "phase"
         world.kubelet.finish(child, message=complete_message(accuracy=0.9))
         *_, last = process.communicate(timeout=60)[0].splitlines()
 
@@ -136,7 +136,7 @@ def test_ctrl_c_while_waiting_leaves_the_job_running_and_says_how_to_go_on(
 ):
     with user.begins("submit", manifest(tmp_path, job), "--wait", "-o", "jsonl") as process:
         run_submitted(world, job)
-        line_with(process, '"phase"')
+        line_with(process, '"Running"')
         process.send_signal(signal.SIGINT)
         shown, told = process.communicate(timeout=60)
 
@@ -155,7 +155,7 @@ def test_waiting_ends_at_its_timeout_and_when_the_job_is_deleted(world: World, u
     )
     with user.begins("submit", file, "--wait", "-o", "jsonl") as process:
         run_submitted(world, job)
-        line_with(process, '"phase"')
+        line_with(process, '"Running"')
         world.delete(job)
         told = process.communicate(timeout=60)[1]
 
