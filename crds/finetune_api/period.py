@@ -8,6 +8,8 @@ PERIOD_PATTERN: Final = (
     r"^(?:[1-9][0-9]{0,6}(?:s|m|h|steps?)|(?:[1-9][0-9]{0,3}(?:\.[0-9]{1,4})?|0\.[0-9]{0,3}[1-9])epochs?)$"
 )
 """What the CRD checks; RE2 and Python read it alike."""
+STEP_PERIOD_PATTERN: Final = PERIOD_PATTERN.replace("s|m|h|steps?", "steps?")
+"""The same without times: what happens then must not depend on the machine's speed."""
 
 _PARTS: Final = re.compile(r"([0-9.]+)([a-z]+)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600}

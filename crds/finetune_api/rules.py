@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from finetune_api.method_types import MERGED, METHOD_FIELDS, OWN_WEIGHTS
 from finetune_api.names import ENV_PREFIX, GROUP, RESERVED_ENV
 from finetune_api.predicates import (
     AnyOf,
@@ -66,13 +67,11 @@ class Rule:
     """The object that the predicate reads; empty for the spec itself."""
 
 
-def _only_for(field: str, key: str, value: str) -> Rule:
-    return Rule(
-        field, _if(Has(field), In(key, (value,))), f"only for {key} {value}", f"Remove it, or set {key}: {value}."
-    )
+def _only_for(field: str, key: str, *values: str) -> Rule:
+    told = " or ".join(values)
+    return Rule(field, _if(Has(field), In(key, values)), f"only for {key} {told}", f"Remove it, or set {key}: {told}.")
 
 
-_LORA_FIELDS = ("rank", "alpha", "dropout", "targets")
 _HELD_OUT = AnyOf((Has("data.validation"), Has("data.test")))
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -100,12 +99,24 @@ RULES: Final[tuple[Rule, ...]] = (
         "random weights need method.type full",
         "Set method: {type: full}, or weights: pretrained.",
     ),
-    *(_only_for(f"method.{name}", "method.type", "lora") for name in _LORA_FIELDS),
+    *(_only_for(f"method.{name}", "method.type", *types) for name, types in METHOD_FIELDS.items()),
+    Rule(
+        "method.init",
+        _if(In("method.init", ("pissa", "olora")), Not(In("method.dora", (True,)))),
+        "dora has a magnitude that a decomposed start would change",
+        "Remove one of init and dora.",
+    ),
     Rule(
         "training.maxSteps",
         _not_both("training.epochs", "training.maxSteps"),
         "epochs and maxSteps exclude each other",
         "Keep one of them.",
+    ),
+    Rule(
+        "training.optimizer",
+        AnyOf((In("training.optimizer", ("adamw",)), Has("training.learningRate"))),
+        "only adamw has a default learning rate",
+        "Set training.learningRate; lion's is about a fifth of adamw's, sgd's a hundred times it.",
     ),
     _only_for("training.packing", "task", "causal-lm"),
     Rule(
@@ -158,15 +169,21 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "output.formats",
-        _if(Contains("output.formats", ("adapter", "merged")), In("method.type", ("lora",))),
-        "adapter and merged are forms of method.type lora",
+        _if(Contains("output.formats", ("adapter",)), Not(In("method.type", ("full",)))),
+        "method.type full trains every weight, so there is no adapter",
         "Set formats: [full], or method: {type: lora}.",
     ),
     Rule(
         "output.formats",
-        _if(Contains("output.formats", ("full",)), In("method.type", ("full",))),
-        "full is the form of method.type full",
-        "Set formats: [adapter] or [merged], or method: {type: full}.",
+        _if(Contains("output.formats", ("merged",)), In("method.type", MERGED)),
+        f"merged is a form of method.type {' or '.join(MERGED)}",
+        "Remove it, or set method: {type: lora}.",
+    ),
+    Rule(
+        "output.formats",
+        _if(Contains("output.formats", ("full",)), In("method.type", OWN_WEIGHTS)),
+        f"full is a form of method.type {' or '.join(OWN_WEIGHTS)}",
+        "Remove it, or set method: {type: full}.",
     ),
     *(
         Rule(

@@ -98,7 +98,10 @@ def test_an_invalid_manifest_exits_two_and_writes_nothing(tmp_path: Path, tiny_b
     done = finetune("run", write_manifest(tmp_path, document))
 
     assert done.returncode == 2
-    assert "spec.method.rank: only for method.type lora, found 8. Remove it, or set method.type: lora." in done.stderr
+    assert (
+        "spec.method.rank: only for method.type lora or adalora, found 8. Remove it, "
+        "or set method.type: lora or adalora."
+    ) in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from finetune_trainer.attention import attend
 from finetune_trainer.dropout import draw_mask, threshold_of
 from finetune_trainer.embedding import RowEmbedding, use_row_gradients
-from finetune_trainer.optim import AdamW
 from finetune_trainer.run import Progress, Rank, train
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.tasks import TASKS
@@ -115,29 +114,6 @@ def test_every_task_runs_from_data_to_artifact_in_bfloat16(task: str, tmp_path: 
 
     assert result.metrics["test/loss"] > 0.0
     assert (tmp_path / "artifact" / "manifest.json").exists()
-
-
-def test_our_adamw_moves_weights_as_torchs_bit_for_bit_and_continues_from_its_moments():
-    def weights() -> dict[str, nn.Parameter]:
-        torch.manual_seed(3)
-        return {"matrix": nn.Parameter(torch.randn(7, 5)), "bias": nn.Parameter(torch.randn(5))}
-
-    theirs, ours = weights(), weights()
-    groups = [{"params": [theirs["matrix"]], "weight_decay": 0.1}, {"params": [theirs["bias"]], "weight_decay": 0.0}]
-    reference = torch.optim.AdamW(groups, lr=0.01, fused=True)
-    optimizer = AdamW(ours, 0.1)
-    for step in range(4):
-        if step == 2:
-            after, optimizer = optimizer, AdamW(ours, 0.1)
-            optimizer.restore(2, after.exp_avg, after.exp_avg_sq)
-        for name, each in theirs.items():
-            each.grad = torch.randn_like(each)
-            ours[name].grad = each.grad.clone()
-        reference.step()
-        optimizer.step(0.01)
-
-        assert all(torch.equal(each, ours[name]) for name, each in theirs.items())
-        assert ours["bias"].grad is None
 
 
 _LOAD_AND_SAVE = """

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune_api.method_types import OWN_WEIGHTS
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.checkpoint import sync_folder, write_manifest
 from finetune_trainer.errors import StorageUnavailable, TrainerError
-from finetune_trainer.methods import Prepared
+from finetune_trainer.methods import Prepared, load_update
+from finetune_trainer.methods.base import Update
 from finetune_trainer.models import load_folder, load_model, save_folder
 from finetune_trainer.runtime import Decision
 from finetune_trainer.sources import ModelFiles
@@ -35,7 +37,8 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 MERGE_TOLERANCE = 2e-4
-"""Largest difference of a score between adapter and merged weights, relative to the largest score: float32 rounding."""
+"""Largest difference of a score between the trained model and one whose weights were added up, as when merged, relative
+to the largest score: float32 rounding."""
 LOAD_TOLERANCE = 1e-6
 """The same for the very weights: a product with one output sums in an order that depends on where these lie."""
 
@@ -54,7 +57,7 @@ class Handover:
 
 def default_formats(spec: FineTuneJobSpec) -> Sequence[str]:
     """Return the forms to write: those of the manifest, else adapter, or full."""
-    return spec.output.formats or (["adapter"] if spec.method.type == "lora" else ["full"])
+    return spec.output.formats or (["full"] if spec.method.type in OWN_WEIGHTS else ["adapter"])
 
 
 def write_artifact(handover: Handover, place: Path, on_check: Callable[[Decision], None]) -> str:
@@ -83,7 +86,8 @@ def write_artifact(handover: Handover, place: Path, on_check: Callable[[Decision
                 _WRITERS[form](handover, folder)
                 if form != "adapter":
                     _write_tokenizer(handover, folder)
-                on_check(_compare(form, expected, _scores(_LOADERS[form](handover, folder), handover.sample)))
+                found = _scores(_LOADERS[form](handover, folder), handover.sample)
+                on_check(_compare(form, expected, found, _allowed(form, handover.prepared)))
             if "adapter" in default_formats(handover.spec):
                 _write_tokenizer(handover, aside / "adapter")
         (aside / "README.md").write_text(handover.card, encoding="utf-8")
@@ -108,9 +112,13 @@ def _scores(model: nn.Module, sample: Batch) -> Tensor:
     return torch.cat([each.float().flatten() for each in outputs if isinstance(each, Tensor)])
 
 
-def _compare(form: str, expected: Tensor, found: Tensor) -> Decision:
+def _allowed(form: str, prepared: Prepared) -> float:
+    converted = form == "adapter" and prepared.update is not None and not prepared.update.exact
+    return MERGE_TOLERANCE if form == "merged" or converted else LOAD_TOLERANCE
+
+
+def _compare(form: str, expected: Tensor, found: Tensor, allowed: float) -> Decision:
     difference = float((expected - found).abs().max() / expected.abs().max().clamp(min=1.0))
-    allowed = MERGE_TOLERANCE if form == "merged" else LOAD_TOLERANCE
     if not difference <= allowed:
         raise TrainerError(
             f"the {form} artifact was loaded back and its scores differ by {difference:.1e}, {allowed:.0e} is allowed",
@@ -121,35 +129,18 @@ def _compare(form: str, expected: Tensor, found: Tensor) -> Decision:
 
 
 def _write_adapter(handover: Handover, folder: Path) -> None:
-    peft: Any = handover.prepared.peft
-    peft.peft_config["default"].base_model_name_or_path = handover.files.uri
-    peft.save_pretrained(str(folder), save_embedding_layers=False)
-    # peft's own card is a form to fill in; ours stands at the root of the artifact.
-    (folder / "README.md").unlink(missing_ok=True)
+    _update(handover).save(folder, handover.files.uri)
 
 
 def _write_merged(handover: Handover, folder: Path) -> None:
-    """Add the update to the weights, save, and take it off again by restoring the saved bits."""
-    peft: Any = handover.prepared.peft
-    frozen = {name: each.detach().clone() for name, each in handover.prepared.model.named_parameters()}
-    peft.merge_adapter()
-    try:
-        merged = _plain_state(peft)
-    finally:
-        peft.unmerge_adapter()
-        for name, each in handover.prepared.model.named_parameters():
-            each.data.copy_(frozen[name])
-    save_folder(peft.get_base_model(), folder, merged)
+    base: Any = handover.prepared.model
+    save_folder(base, folder, _update(handover).merged())
 
 
-def _plain_state(peft: Any) -> dict[str, Tensor]:
-    """Return the weights under the names that they had before peft wrapped their modules."""
-    state: dict[str, Tensor] = {}
-    for name, each in peft.get_base_model().state_dict().items():
-        if ".lora_" in name or ".original_module." in name:
-            continue
-        state[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = each.detach().clone()
-    return state
+def _update(handover: Handover) -> Update:
+    update = handover.prepared.update
+    assert update is not None, "internal: the contract's rules let this format through"
+    return update
 
 
 def _write_full(handover: Handover, folder: Path) -> None:
@@ -158,11 +149,9 @@ def _write_full(handover: Handover, folder: Path) -> None:
 
 
 def _load_adapter(handover: Handover, folder: Path) -> nn.Module:
-    from peft import PeftModel  # noqa: PLC0415 - seconds that full fine-tuning does not need
-
     pretrained = handover.spec.model.weights == "pretrained"
     base = load_model(handover.files, handover.task.head, pretrained=pretrained, dropout=handover.spec.training.dropout)
-    return PeftModel.from_pretrained(base.model, str(folder)).eval()
+    return load_update(handover.spec.method, base, folder).eval()
 
 
 def _load_plain(handover: Handover, folder: Path) -> nn.Module:

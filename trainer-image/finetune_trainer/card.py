@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from finetune_api.method_types import MERGED
 from finetune_api.names import API_VERSION, KIND
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.artifacts import default_formats
 from finetune_trainer.sources import ModelFiles
 from finetune_trainer.tasks.base import HEADS
 
@@ -26,12 +28,14 @@ class CardFacts:
 def model_card(facts: CardFacts, spec: FineTuneJobSpec) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
     revision = f" at `{facts.files.revision}`" if facts.files.revision else ""
-    form = (spec.output.formats or (["adapter"] if spec.method.type == "lora" else ["full"]))[0]
-    use = (
-        f'model = PeftModel.from_pretrained({HEADS[facts.head]}.from_pretrained(BASE), "{form}")'
-        if form == "adapter"
-        else f'model = {HEADS[facts.head]}.from_pretrained("{form}")'
-    )
+    form = default_formats(spec)[0]
+    library = "transformers" if form != "adapter" else "peft" if spec.method.type in MERGED else "finetune-operator"
+    use = {
+        "peft": f'model = PeftModel.from_pretrained({HEADS[facts.head]}.from_pretrained(BASE), "{form}")',
+        "transformers": f'model = {HEADS[facts.head]}.from_pretrained("{form}")',
+        "finetune-operator": "from finetune_trainer.methods import attach\n"
+        f'model = attach({HEADS[facts.head]}.from_pretrained(BASE), Path("{form}"))',
+    }[library]
     manifest = {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -41,7 +45,7 @@ def model_card(facts: CardFacts, spec: FineTuneJobSpec) -> str:
     lines = [
         "---",
         f"base_model: {json.dumps(facts.files.uri)}",
-        f"library_name: {'peft' if form == 'adapter' else 'transformers'}",
+        f"library_name: {library}",
         f"tags: [{spec.task}, {spec.method.type}]",
         "---",
         f"# {facts.job}",

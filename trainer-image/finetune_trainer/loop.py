@@ -9,7 +9,7 @@ have.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from finetune_trainer.data.sampler import Rows, Sampler, split_batch
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import NonFiniteLoss, Preempted
 from finetune_trainer.evaluate import EvaluationStopped, Judge
-from finetune_trainer.optim import AdamW, learning_rate
+from finetune_trainer.hooks import StepHook, StepHooks, part
+from finetune_trainer.optim import learning_rate
+from finetune_trainer.optimizers import OPTIMIZERS
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.runtime import seed_everything
 from finetune_trainer.stopping import StopFlag
@@ -33,7 +35,6 @@ from finetune_trainer.tasks.metrics import is_better
 from finetune_trainer.timing import RateMeter, Timer
 
 _STOP, _SAVE, _EVALUATE = 1, 2, 3
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Parts:
     judge: Judge
     stop: StopFlag
     autocast: Callable[[], torch.autocast]
+    rates: Mapping[str, float] = field(default_factory=dict[str, float])
+    hooks: StepHook = field(default_factory=lambda: StepHooks(()))
 
 
 class Loop:
@@ -83,7 +86,7 @@ class Loop:
         self._table = parts.train.table
         self._lengths = self._table.lengths
         self.sampler = Sampler(self._lengths, training.batch_size, training.seed)
-        self._optimizer = AdamW(parts.parameters, training.weight_decay)
+        self._optimizer = OPTIMIZERS[training.optimizer](parts.parameters, training.weight_decay, parts.rates)
         self.step = 0
         self.saved_step: int | None = None
         self._best: dict[str, Tensor] = {}
@@ -92,6 +95,7 @@ class Loop:
         self._save_timer = Timer(schedule.save_every, self.sampler.steps_per_epoch)
         self._evaluate_timer = Timer(schedule.evaluate_every or Period(epochs=1.0), self.sampler.steps_per_epoch)
         self._rate_meter = RateMeter()
+        parts.hooks.begin(schedule.max_steps, self.sampler.steps_per_epoch)
 
     def run(self, meta: Mapping[str, Any]) -> None:
         """Train from where the state stands.
@@ -113,6 +117,7 @@ class Loop:
                 self.stop_now(meta)
             if flags[_SAVE]:
                 self.save(meta)
+        self._parts.hooks.finish()
         self._restore_best()
 
     def stop_now(self, meta: Mapping[str, Any]) -> None:
@@ -145,19 +150,18 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self._parts.parameters.items():
                 parameter.copy_(tensors[f"model/{name}"])
-        moments = ({name: tensors[f"{key}/{name}"] for name in self._parts.parameters} for key in _MOMENTS)
-        self._optimizer.restore(state.step, *moments)
-        self._best = {name.removeprefix("best/"): each for name, each in tensors.items() if name.startswith("best/")}
+        self._optimizer.restore(part(tensors, "optimizer/"))
+        self._parts.hooks.restore(tensors)
+        self._best = part(tensors, "best/")
         self._best_value = float(state.meta["bestValue"]) if self._best else math.nan
         self._without_gain = int(state.meta["withoutGain"])
         self.step = self.saved_step = state.step
 
     def _state(self, meta: Mapping[str, Any]) -> checkpoint.TrainState:
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self._parts.parameters.items():
-            tensors[f"model/{name}"] = parameter.detach()
-            tensors |= {f"{key}/{name}": getattr(self._optimizer, key)[name] for key in _MOMENTS}
+        tensors = {f"model/{name}": each.detach() for name, each in self._parts.parameters.items()}
+        tensors |= {f"optimizer/{name}": each for name, each in self._optimizer.state().items()}
         tensors |= {f"best/{name}": each for name, each in self._best.items()}
+        tensors |= self._parts.hooks.state()
         kept = {"bestValue": self._best_value if self._best else None, "withoutGain": self._without_gain}
         return checkpoint.TrainState(self.step, tensors, {**meta, **kept})
 
@@ -168,6 +172,7 @@ class Loop:
         rows = self.sampler.batch(self.step)
         targets = torch.as_tensor(parts.task.targets(self._table, rows, epoch), device=parts.group.device)
         mine = split_batch(rows, self._lengths, self._schedule.micro_batch, parts.group.world)[parts.group.rank]
+        parts.hooks.before_step(self.step)
         batches = [parts.task.collate(self._table, piece, epoch).to(parts.group.device) for piece in mine]
         batches = introduce(parts.task, parts.model, batches, parts.group, self._begin_pass)
         share = torch.zeros((), dtype=torch.float32, device=parts.group.device)
@@ -179,7 +184,7 @@ class Loop:
             parts.reporter.heartbeat()
         control = torch.stack([share.double(), *self._wishes()])
         parts.group.sum_(control)
-        parts.group.sum_gradients(list(parts.parameters.values()))
+        parts.group.sum_gradients([each for each in parts.parameters.values() if each.requires_grad])
         mean_loss = float(control[0])
         norm, rate = self._update(mean_loss, mine, epoch)
         self.step += 1
@@ -201,6 +206,7 @@ class Loop:
         return [torch.tensor(float(each), dtype=torch.float64) for each in (parts.stop.requested, save, evaluate)]
 
     def _update(self, mean_loss: float, mine: list[Rows], epoch: int) -> tuple[float, float]:
+        self._parts.hooks.before_update(self.step)
         parameters = [each for each in self._parts.parameters.values() if each.grad is not None]
         norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         norm_value = float(norm)
@@ -211,6 +217,7 @@ class Loop:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         rate = learning_rate(self._training, self._schedule.peak_learning_rate, self.step, self._schedule.max_steps)
         self._optimizer.step(rate)
+        self._parts.hooks.after_update(self.step)
         return norm_value, rate
 
     def _refuse(self, mean_loss: float, norm: float, mine: list[Rows], epoch: int) -> None:
@@ -257,6 +264,13 @@ class Loop:
         )
 
     def _evaluate(self) -> bool:
+        self._parts.hooks.before_judging()
+        try:
+            return self._judge()
+        finally:
+            self._parts.hooks.after_judging()
+
+    def _judge(self) -> bool:
         """Judge on the validation rows; False, on every process, when one of them was asked to stop."""
         parts, stopping = self._parts, self._training.early_stopping
         assert parts.validation is not None, "internal: an evaluation without rows"

@@ -103,7 +103,10 @@ def _check_metrics(spec: FineTuneJobSpec, task: Task) -> None:
 
 
 def _max_length(spec: FineTuneJobSpec, tokenizer: Tokenizer, files: ModelFiles) -> tuple[int, str]:
-    limits = [limit for limit in (tokenizer.model_max_length, _positions(files)) if limit]
+    positions = _positions(files)
+    limits = [
+        limit for limit in (tokenizer.model_max_length, positions and positions - spec.method.input_tokens) if limit
+    ]
     limit = min(limits) if limits else _DEFAULT_LENGTH
     wanted = spec.data.max_length
     if wanted is None:

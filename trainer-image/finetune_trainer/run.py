@@ -17,15 +17,18 @@ from finetune_api.names import CHECKPOINTS_DIR, TRACKING_DIR
 from finetune_api.result import ArtifactRef, CheckpointRef, Result
 from finetune_api.run_config import RunConfig, text_digest
 from finetune_trainer import artifacts, certificates, checkpoint, fence, runtime
+from finetune_trainer.averaging import averaging
 from finetune_trainer.card import CardFacts, model_card
 from finetune_trainer.deciding import Deciding
 from finetune_trainer.distributed import Group, join_group
 from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.evaluate import EvaluationStopped, Judge, refer
 from finetune_trainer.gate import check_gate
+from finetune_trainer.hooks import StepHooks
 from finetune_trainer.loop import Loop, Parts
 from finetune_trainer.methods import Prepared, prepare
 from finetune_trainer.models import load_model, parameter_counts
+from finetune_trainer.noise import add_embedding_noise
 from finetune_trainer.preparation import Prepared as Data
 from finetune_trainer.preparation import prepare_data
 from finetune_trainer.reporting import Reporter, open_trackers
@@ -218,6 +221,8 @@ class _Run:
             )
         prepared = prepare(self._spec.method, loaded)
         self._reporter.decision(Decision("trained", prepared.decision, prepared.reason))
+        if self._spec.training.embedding_noise is not None:
+            add_embedding_noise(prepared.model, self._spec.training.embedding_noise)
         prepared.model.to(self._group.device)
         return prepared
 
@@ -248,6 +253,8 @@ class _Run:
             judge,
             self._stop,
             judge.autocast,
+            prepared.rates,
+            StepHooks((*prepared.hooks, *averaging(parameters, self._spec.training.average))),
         )
 
     def _announce(self, loop: Loop, prepared: Prepared) -> None:

@@ -5,32 +5,94 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from finetune_api.base import Contract, MetricName, Unique
-from finetune_api.period import PERIOD_PATTERN
+from finetune_api.period import PERIOD_PATTERN, STEP_PERIOD_PATTERN
 from finetune_api.spec.model_data import UriText
 
 DEFAULT_EPOCHS = 3.0
+DEFAULT_VIRTUAL_TOKENS = 20
 OutputFormat = Literal["adapter", "merged", "full"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 PeriodText = Annotated[str, Field(max_length=16, pattern=PERIOD_PATTERN)]
+ModulePart = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*$")]
 
 
 class Method(Contract):
     """Which weights are trained. `type` decides which other fields are legal."""
 
-    type: Literal["full", "lora"] = "lora"
-    """`full` trains every weight; `lora` trains a low-rank update beside frozen weights, with a fraction of the
-    memory."""
+    type: Literal[
+        "full",
+        "lora",
+        "adalora",
+        "ia3",
+        "bottleneck",
+        "prompt-tuning",
+        "prefix-tuning",
+        "p-tuning",
+        "bitfit",
+        "layer-norm",
+        "head",
+        "top-layers",
+        "encoder",
+        "decoder",
+    ] = "lora"
+    """Weights of the model itself: `full` trains all, `bitfit` the biases, `layer-norm` the normalisation weights,
+    `head` what stands on the backbone, `top-layers` the last blocks and the head, `encoder` or
+    `decoder` one side of a model that has both. Updates beside frozen weights:
+    `lora` low-rank ones, `adalora` low-rank ones whose ranks follow their importance, `ia3` factors of keys, values and
+    inner units, `bottleneck` small networks in every block. Trained input: `prompt-tuning` vectors, `p-tuning` vectors
+    made by a network, `prefix-tuning` keys and values of every layer. New weights, such as a fresh head, are always
+    trained."""
     rank: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Rank r of the update B@A; 16 when absent. Adds r*(in+out) parameters per target layer. lora only."""
+    """Rank r of the update B@A; when absent 16, for adalora, where it is the rank at the start, 12. Adds r*(in+out)
+    parameters per target layer, for adalora r*(in+out+1). lora and adalora."""
+    target_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Average rank at the end, at most rank; half of rank when absent. adalora only."""
     alpha: Annotated[float, Field(gt=0, le=4096)] | None = None
-    """The update is scaled by alpha/rank; 2*rank when absent. lora only."""
+    """The update is scaled by alpha/rank; 2*rank when absent. lora and adalora."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Probability of dropping an input of the update; 0.05 when absent. lora only."""
+    """Probability of dropping an input of the update; 0.05 when absent. lora and adalora."""
     targets: (
         Annotated[str, Field(max_length=512, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(?:,[A-Za-z0-9_.]+)*$")] | None
     ) = None
-    """Which layers get an update: `auto` (attention projections, the default), `all-linear`, or module name endings
-    with commas between them, such as `query,value`. lora only."""
+    """Which layers get an update: `auto` (attention projections, the default), `all-linear`, or parts of module names
+    with commas between them, such as `query,value` or `layer.5`. lora and adalora."""
+    ranks: Annotated[dict[ModulePart, Annotated[int, Field(ge=1, le=512)]], Field(max_length=64)] | None = None
+    """Ranks of some target layers, by a part of their names: `{value: 32, layer.0: 4}`; the longest part wins. lora
+    only."""
+    alphas: Annotated[dict[ModulePart, Annotated[float, Field(gt=0, le=4096)]], Field(max_length=64)] | None = None
+    """Alphas of some target layers, by a part of their names. lora only."""
+    rslora: bool | None = None
+    """Scale the update by alpha/sqrt(rank), which keeps high ranks learning. lora only."""
+    dora: bool | None = None
+    """Train the magnitude of every output apart from its direction; adds one parameter per output of a target layer
+    and about doubles the time of an update. lora only."""
+    init: Literal["default", "pissa", "olora"] | None = None
+    """Where the update starts: at zero, or at the principal (`pissa`) or orthonormal (`olora`) part of the weight,
+    which is taken off the weight. The artifact is a plain update of twice the rank. lora only."""
+    rate_ratio: Annotated[float, Field(ge=1, le=1024)] | None = None
+    """Learning rate of B over that of A (LoRA+, whose authors advise 16); 1 when absent. lora only."""
+    size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Inner width of an adapter; a sixteenth of the hidden size, at least 8, when absent. Adds 2*size*hidden + size +
+    hidden parameters each. bottleneck only."""
+    placement: Literal["houlsby", "pfeiffer"] | None = None
+    """Adapters behind attention and the feed-forward part (`houlsby`, the default), or behind the latter alone.
+    bottleneck only."""
+    virtual_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Trained vectors in the input, or keys and values in every layer; 20 when absent. prompt-tuning, p-tuning and
+    prefix-tuning."""
+    layers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """How many of the last blocks are trained; 1 when absent. top-layers only."""
+    layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Each block learns at this many times the rate of the block above it; all at one rate when absent. full and
+    top-layers."""
+    unfreeze_every: Annotated[str, Field(max_length=16, pattern=STEP_PERIOD_PATTERN)] | None = None
+    """Train the head first, then one block more after every such period (`50steps`, `0.5epoch`), from the last to the
+    first; all from the start when absent. full and top-layers."""
+
+    @property
+    def input_tokens(self) -> int:
+        """Positions of the model's input that the method takes for itself."""
+        return (self.virtual_tokens or DEFAULT_VIRTUAL_TOKENS) if self.type in {"prompt-tuning", "p-tuning"} else 0
 
 
 class EarlyStopping(Contract):
@@ -43,7 +105,7 @@ class EarlyStopping(Contract):
 
 
 class Training(Contract):
-    """The optimisation: AdamW over a fixed global batch."""
+    """The optimisation over a fixed global batch."""
 
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
     """Passes over the training rows, fractions allowed; 3 when maxSteps is absent too. Excludes maxSteps."""
@@ -53,9 +115,14 @@ class Training(Contract):
     """Samples per optimiser step over all workers together: the same whatever their number. How many of them a
     device sees at once is decided from its memory."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Highest learning rate. When absent: 2e-4 for lora, 2e-5 for full, 5e-4 for random weights."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up: to zero in a line, to zero in a half cosine, or not at all."""
+    """Highest learning rate. When absent it depends on the method: 2e-4 for lora, 2e-5 for full; 5e-4 for random
+    weights. `finetune plan` shows it."""
+    schedule: Literal["linear", "cosine", "polynomial", "inverse-sqrt", "wsd", "constant"] = "linear"
+    """How the learning rate falls after the warm-up: to zero in a line, in a half cosine or in a parabola, with the
+    inverse square root of the steps, to zero over the last fifth (`wsd`), or not at all."""
+    optimizer: Literal["adamw", "sgd", "lion", "adafactor"] = "adamw"
+    """The rule that moves the weights. sgd (momentum 0.9) and lion keep one number per weight beside it, adamw two,
+    adafactor a row and a column per matrix. All but adamw need learningRate."""
     warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Part of all steps over which the learning rate rises from zero."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
@@ -75,6 +142,12 @@ class Training(Contract):
     """Part of the tokens to hide and predict; 0.15 when absent. masked-lm and next-sentence-prediction only."""
     seed: Annotated[int, Field(ge=0, le=4294967295)] = 42
     """Decides order, splits, dropout and new weights."""
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Judge and hand over a moving average of the weights; this is the part that a step keeps, such as 0.999. Adds one
+    copy of the trained weights."""
+    embedding_noise: Annotated[float, Field(gt=0, le=100)] | None = None
+    """NEFTune: uniform noise on the embedded input while training, at most this over the root of tokens times width;
+    its authors use 5 to 15."""
     early_stopping: EarlyStopping | None = None
     """Stop before the end when the validation metric no longer improves; needs data.validation."""
 
@@ -127,5 +200,6 @@ class Output(Contract):
     uri: UriText | None = None
     """A folder at pvc://, s3://, gs:// or file://; the work folder's `artifact` when absent. Required on a cluster."""
     formats: Annotated[list[OutputFormat], Unique, Field(min_length=1, max_length=3)] | None = None
-    """`adapter` is the update alone, `merged` the model with the update added (both lora), `full` the whole model
-    (method full). adapter, or full, when absent."""
+    """`adapter` is what was trained alone (every method but full), `merged` the model with the update added (lora,
+    adalora, ia3), `full` the whole model (methods that train its own weights). When absent: full where it is possible,
+    else adapter."""

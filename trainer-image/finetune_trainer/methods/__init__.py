@@ -1,7 +1,9 @@
-"""Which weights are trained: all of them, or a low-rank update beside frozen ones."""
+"""Which weights are trained: the registry of methods, one file each or a row of `selection`, and what all share."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -9,22 +11,23 @@ from finetune_api.spec import Method
 from finetune_trainer.attention import attend
 from finetune_trainer.dropout import use_cheap_dropout
 from finetune_trainer.embedding import use_row_gradients
-from finetune_trainer.lean import AttentionInterface, sdpa_attention_forward
+from finetune_trainer.lean import AttentionInterface, PreTrainedModel, sdpa_attention_forward
+from finetune_trainer.methods.base import MethodModule, Prepared
+from finetune_trainer.methods.saving import saved_method
 from finetune_trainer.models import Loaded
 
+__all__ = ["METHODS", "Prepared", "attach", "load_update", "prepare"]
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A model ready to train: `model` computes, `peft` (if any) knows how to save and merge the update."""
-
-    model: nn.Module
-    peft: Any | None
-    decision: str
-    reason: str
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by name."""
-        return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+METHODS: Mapping[str, str] = {
+    **dict.fromkeys(("full", "bitfit", "layer-norm", "head", "top-layers", "encoder", "decoder"), "selection"),
+    **dict.fromkeys(("prompt-tuning", "p-tuning"), "prompts"),
+    "prefix-tuning": "prefix",
+    "bottleneck": "bottleneck",
+    "lora": "lora",
+    "adalora": "adalora",
+    "ia3": "ia3",
+}
+"""method.type to the file that implements it, imported when it is needed: peft takes seconds."""
 
 
 def prepare(method: Method, loaded: Loaded) -> Prepared:
@@ -37,16 +40,42 @@ def prepare(method: Method, loaded: Loaded) -> Prepared:
     Returns:
         The same model, with other parameters frozen.
     """
-    if method.type == "lora":
-        from finetune_trainer.methods.lora import add_lora  # noqa: PLC0415 - peft takes seconds to import
-
-        prepared = add_lora(method, loaded)
-    else:
-        prepared = Prepared(loaded.model, None, "every weight", "method.type is full")
+    prepared = _module(method).prepare(method, loaded)
     use_cheap_dropout(prepared.model)
     use_row_gradients(prepared.model)
     AttentionInterface.register("sdpa", _attention)
     return prepared
+
+
+def load_update(method: Method, loaded: Loaded, folder: Path) -> nn.Module:
+    """Put an update, as an artifact holds it, onto the base model.
+
+    Args:
+        method: The manifest's method section.
+        loaded: The base model.
+        folder: The artifact's `adapter` folder.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    return _module(method).load(method, loaded, folder)
+
+
+def attach(model: PreTrainedModel, folder: Path) -> nn.Module:
+    """Put an update that peft does not know onto a model, as the model card shows.
+
+    Args:
+        model: The base model, with the head of the task.
+        folder: The artifact's `adapter` folder.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    return load_update(saved_method(folder), Loaded(model, ()), folder)
+
+
+def _module(method: Method) -> MethodModule:
+    return cast("MethodModule", import_module(f"{__name__}.{METHODS[method.type]}"))
 
 
 def _attention(  # noqa: PLR0913, PLR0917 - the interface of transformers
@@ -62,6 +91,10 @@ def _attention(  # noqa: PLR0913, PLR0917 - the interface of transformers
     """Take over from transformers' sdpa where torch has no fused kernel: encoders with dropout on a CPU."""
     told = more.get("is_causal")
     causal = attention_mask is None and (getattr(module, "is_causal", True) if told is None else told)
+    prefix: Any = getattr(module, "prefix", None)
+    if prefix is not None:
+        key, value, attention_mask = prefix.add(key, value, attention_mask, queries=query.shape[2], causal=causal)
+        causal, more["is_causal"] = False, False
     special = causal or any(more.get(name) is not None for name in ("position_bias", "cache", "softcap"))
     if special or dropout == 0.0 or scaling is None or query.device.type != "cpu" or query.shape[1] != key.shape[1]:
         return sdpa_attention_forward(

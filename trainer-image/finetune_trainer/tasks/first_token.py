@@ -27,6 +27,9 @@ def first_token_only(model: nn.Module) -> Generator[None]:
         return
     layer: Any = found.base_model.encoder.layer[-1]
     attention: Any = layer.attention.self
+    if hasattr(attention, "prefix"):  # keys and values that only the whole attention function adds
+        yield
+        return
 
     def heads(x_BTH: Tensor) -> Tensor:
         return x_BTH.unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
