@@ -65,7 +65,10 @@ chart: env ## Lint the chart and test it with both Helms, against a real API ser
 bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only if every bar is met
 	$(PYTHON) -P bench/trainer.py
 
+method-table: env ## Every method on real models: resumed, loaded back, merged, counted; PART=1/4 takes every fourth row
+	$(PY) -P bench/method_table.py --part $(or $(PART),1/1)
+
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py
 
-.PHONY: help env demo test check format generate dashboards board-pictures verify cluster-binaries locks images chart bench-trainer bench-operator
+.PHONY: help env demo test check format generate dashboards board-pictures verify cluster-binaries locks images chart bench-trainer bench-operator method-table
