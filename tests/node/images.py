@@ -6,6 +6,7 @@ not the 5 GB of torch below it.
 """
 
 import fcntl
+import gzip
 import hashlib
 import io
 import json
@@ -34,6 +35,8 @@ ENV PYTHONPATH=/opt/finetune:/opt/models
 """
 # Debian's own authorities are not enough behind a proxy that has one of its own.
 _BUILD_FLAGS: Final = "--layers --isolation chroot --network host --volume /etc/ssl/certs:/etc/ssl/certs:ro"
+_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _CHUNK: Final = 1 << 20
 
 
@@ -70,6 +73,8 @@ class Images:
         assert spec.origin is not None
         self._build(TRAINER, _WITH_MODEL, Path(spec.origin).parents[1])
         self._run("buildah", "tag", "localhost/finetune-operator:e2e", OPERATOR)
+        # Of what was replaced; the cache of what is there stays.
+        self._run("buildah", "rmi", "--prune")
 
     def build_program(self, name: str, program: Path) -> None:
         """Build an image that holds one static program and nothing else."""
@@ -86,22 +91,20 @@ class Images:
         """
         layout = self._folder / "layouts" / name.replace("/", "_").replace(":", "_")
         layout.parent.mkdir(exist_ok=True)
-        # Without compression a layer has the same digest each time, and is not written again.
-        self._run("buildah", "push", "--quiet", "--disable-compression", name, f"oci:{layout}:current")
-        index: dict[str, Any] = json.loads((layout / "index.json").read_text())
-        (entry,) = index["manifests"]
-        entry["annotations"] = {"io.containerd.image.name": name}
-        manifest = json.loads(_blob(layout, entry["digest"]).read_text())
-        parts = [entry["digest"], manifest["config"]["digest"], *(each["digest"] for each in manifest["layers"])]
-        for stale in set((layout / "blobs" / "sha256").iterdir()) - {_blob(layout, each) for each in parts}:
-            stale.unlink()
+        # Its list only grows; the layers stay.
+        (layout / "index.json").unlink(missing_ok=True)
+        self._run("buildah", "push", "--quiet", name, f"oci:{layout}:current")
+        parts = _plain(layout)
+        manifest = parts[0]
+        index = {"schemaVersion": 2, "manifests": [manifest | {"annotations": {"io.containerd.image.name": name}}]}
         with tarfile.open(fileobj=to, mode="w|", bufsize=_CHUNK) as archive:
+            archive.copybufsize = _CHUNK
             for file, content in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
                 data = json.dumps(content).encode()
                 header = tarfile.TarInfo(file)
                 header.size = len(data)
                 archive.addfile(header, io.BytesIO(data))
-            for digest in dict.fromkeys(parts):
+            for digest in dict.fromkeys(part["digest"] for part in parts):
                 if digest not in known:
                     path = _blob(layout, digest)
                     archive.add(path, str(path.relative_to(layout)))
@@ -147,6 +150,40 @@ def _driver(folder: Path) -> str:
     done = subprocess.run(["unshare", "--mount", *mount.split()], capture_output=True, check=False)
     shutil.rmtree(trial)
     return "overlay" if done.returncode == 0 else "vfs"
+
+
+def _plain(layout: Path) -> list[dict[str, Any]]:
+    """Unpack the layers that buildah has just compressed, and drop what the image no longer uses.
+
+    buildah looks for a layer under the digest of its plain form: found there, it is not compressed and written again.
+
+    Returns:
+        Descriptors of a manifest over plain layers, of its configuration, and of the layers.
+    """
+    (entry,) = json.loads((layout / "index.json").read_text())["manifests"]
+    written = json.loads(_blob(layout, entry["digest"]).read_text())
+    config = written["config"]
+    layers: list[dict[str, Any]] = []
+    for layer, digest in zip(written["layers"], _digests(layout, config["digest"]), strict=True):
+        path = _blob(layout, digest)
+        if not path.exists():
+            aside = path.with_suffix(".aside")
+            with gzip.open(_blob(layout, layer["digest"])) as packed, aside.open("wb") as plain:
+                shutil.copyfileobj(packed, plain, _CHUNK)
+            aside.replace(path)
+        layers.append({"mediaType": _LAYER, "digest": digest, "size": path.stat().st_size})
+    data = json.dumps({"schemaVersion": 2, "mediaType": _MANIFEST, "config": config, "layers": layers}).encode()
+    manifest = {"mediaType": _MANIFEST, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
+    _blob(layout, manifest["digest"]).write_bytes(data)
+    parts = [manifest, config, *layers]
+    for stale in set((layout / "blobs" / "sha256").iterdir()) - {_blob(layout, part["digest"]) for part in parts}:
+        stale.unlink()
+    return parts
+
+
+def _digests(layout: Path, config: str) -> list[str]:
+    """Return the digests of an image's plain layers."""
+    return json.loads(_blob(layout, config).read_text())["rootfs"]["diff_ids"]
 
 
 def _blob(layout: Path, digest: str) -> Path:

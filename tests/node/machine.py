@@ -106,10 +106,10 @@ class Machine:
         return done.stdout
 
     def cgroups(self) -> list[Path]:
-        """Return the folders of its control group: one on version 2, one per controller on version 1."""
+        """Return the folders of its control group: one on version 2, one per hierarchy on version 1."""
         if (_CGROUPS / "cgroup.controllers").exists():
             return [_CGROUPS / self.cgroup]
-        return [each / self.cgroup for each in sorted(_CGROUPS.iterdir()) if (each / "tasks").exists()]
+        return [each / self.cgroup for each in sorted(_CGROUPS.iterdir()) if (each / "cgroup.procs").exists()]
 
     def _mount(self) -> None:
         # Mounts of volumes have to reach the containers that are there already.
@@ -178,8 +178,8 @@ def _ip(*arguments: str) -> None:
 
 def _make_cgroup(group: Path) -> None:
     if (group.parent / "cgroup.subtree_control").exists():
-        controllers = (group.parent / "cgroup.controllers").read_text().split()
-        (group.parent / "cgroup.subtree_control").write_text(" ".join(f"+{each}" for each in controllers))
+        for controller in (group.parent / "cgroup.controllers").read_text().split():
+            (group.parent / "cgroup.subtree_control").write_text(f"+{controller}")
     group.mkdir(exist_ok=True)
     for name in ("cpuset.cpus", "cpuset.mems"):
         # On version 1 no process may enter a group without processors.
