@@ -47,7 +47,7 @@ every 10 s; they stay until the job is deleted. Only the operator that acts tell
 - A Prometheus that is configured by hand needs `honor_labels: true` for the operator; the chart's monitor has it.
 - What is not known is left out, never told as 0. Times are seconds since the epoch unless the name says otherwise.
 - `finetune_gpu_*` need an NVIDIA or AMD GPU and its management library; they tell the machine of rank 0.
-- 10,000 jobs that train are about 150,000 series, 16 MB a scrape; one that has not begun has one.
+- 10,000 jobs that train are about 150,000 series, 10 MB a scrape; one that has not begun has one.
 
 """
 
