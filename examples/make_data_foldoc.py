@@ -94,7 +94,7 @@ def _questions(entry: Entry, part: list[Entry], rng: random.Random) -> list[dict
     rows: list[dict[str, object]] = []
     questions = (f"What does {entry.names[1]} stand for?", f"Which field is {entry.names[1]} from?")
     for number, question in enumerate(questions):
-        around = [entry, *rng.choice([each for each in part if each is not entry])]
+        around = [entry, rng.choice([each for each in part if each is not entry])]
         rng.shuffle(around)
         context, start = "", 0
         for each in around:
