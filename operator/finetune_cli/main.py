@@ -6,6 +6,8 @@ Exit codes: 0 Complete, 1 Failed, 2 invalid manifest, 130 interrupted.
 import json
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,9 +42,16 @@ Output = Annotated[OutputForm, typer.Option("--output", "-o", help="text, json (
 
 @app.command()
 def validate(file: File, sets: Sets = None) -> None:
-    """Check a manifest against the contract."""
-    job, _ = _load(file, sets, None)
+    """Check a manifest against the contract; what only a cluster can do is told and is no error."""
+    with _refusing(file):
+        job = load_job(file, sets or [])
     typer.echo(f"{job.metadata.name}: valid")
+    try:
+        resolve(job, file, None)
+    except InvalidSpec as error:
+        typer.echo("It does not run on this machine:")
+        for problem in error.problems:
+            typer.echo(f"  {problem}")
 
 
 @app.command()
@@ -97,9 +106,16 @@ cluster_commands.register(app)
 
 
 def _load(file: Path, sets: list[str] | None, workdir: Path | None) -> tuple[FineTuneJob, Run]:
-    try:
+    with _refusing(file):
         job = load_job(file, sets or [])
         return job, resolve(job, file, workdir)
+
+
+@contextmanager
+def _refusing(file: Path) -> Generator[None]:
+    """Print every problem of an invalid manifest, and leave."""
+    try:
+        yield
     except InvalidSpec as error:
         typer.echo(f"{file}: {len(error.problems)} problem{'s' * (len(error.problems) > 1)}", err=True)
         for problem in error.problems:

@@ -183,6 +183,7 @@ def check(name: str, text: str, folder: Path) -> None:
 def test_kubectl_get_reads_right_in_every_state(world: World, cluster, tmp_path: Path, wide: bool):
     shown = cluster.kubectl("get", "ftj", "-n", world.namespace, *(["-o", "wide"] if wide else []))
 
+    assert "<invalid>" not in shown
     # ETA is masked like AGE: only whether it is filled is compared.
     check("get-wide.txt" if wide else "get.txt", columns(shown, {"AGE", "ETA"}), tmp_path)
 
