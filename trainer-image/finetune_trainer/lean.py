@@ -23,7 +23,7 @@ _ABSENT = (
 )
 
 
-def _plain(function: Callable[..., Any] | None = None, **_: Any) -> Any:
+def _plain(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
     """Decorate nothing, with or without arguments."""
     return _plain if function is None else function
 
