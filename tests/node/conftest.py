@@ -48,7 +48,11 @@ def machine(folder: Path) -> Iterator[Machine]:
 def plane(machine: Machine, folder: Path) -> Iterator[Any]:
     """The control plane, inside the machine: pods reach it, and nobody else but the tests."""
     certificates = folder / "plane" / "certs" / "apiserver.crt"
-    flags = {"kube-controller-manager": (f"--root-ca-file={certificates}",)}
+    flags = {
+        "kube-controller-manager": (f"--root-ca-file={certificates}",),
+        # The node has no name that anybody resolves.
+        "kube-apiserver": ("--kubelet-preferred-address-types=InternalIP",),
+    }
     plane = make_control_plane(folder / "plane", address=machine.address, inside=machine.inside(), flags=flags)
     try:
         plane.start()
