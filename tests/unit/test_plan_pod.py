@@ -70,7 +70,7 @@ def test_the_container_that_fetches_has_the_token_and_no_device_and_the_ranks_ar
     (fetch,), (trainer,) = pod["initContainers"], pod["containers"]
 
     assert env_of(fetch)["HF_TOKEN"] == {"secretKeyRef": {"name": "hf", "key": "token"}}
-    assert "HF_HUB_OFFLINE" not in env_of(fetch)
+    assert env_of(fetch)["HF_HUB_OFFLINE"] == env_of(fetch)["TRANSFORMERS_OFFLINE"] == "0"
     assert fetch["args"][0] == "fetch"
     assert fetch["args"][1:] == trainer["args"][1:]
     assert fetch["resources"] == {"limits": {"memory": "24Gi"}, "requests": {"cpu": "1"}}

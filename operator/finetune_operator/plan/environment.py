@@ -66,7 +66,8 @@ def trainer_env(shape: Shape) -> Env:
 def fetch_env(shape: Shape) -> Env:
     """Return the environment of the container that fetches; only it holds the hub's token."""
     spec = shape.job.spec
-    ours: Env = list(_PLACES)
+    # The image is offline by default; this container is the one that is not.
+    ours: Env = [*_PLACES, *({"name": name, "value": "0"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))]
     if spec.secrets.hugging_face is not None:
         ours.append(_from_secret("HF_TOKEN", spec.secrets.hugging_face))
     return _merged(ours, spec.pod.env)
