@@ -17,8 +17,9 @@ def _told(name: str) -> str:
     return f"{by} (finetune_train_{name}{{{_JOB}}}) or {by} (finetune_job_{name}{{{_JOB}}})"
 
 
-def _curve(title: str, name: str, unit: str, description: str) -> Panel:
-    return Panel(title=title, description=description, unit=unit, queries=(Query(_told(name), title),))
+def _curve(title: str, name: str, unit: str, description: str, width: int = 8) -> Panel:
+    queries = (Query(_told(name), title),)
+    return Panel(title=title, description=description, unit=unit, queries=queries, width=width)
 
 
 _NOW: Final = (
@@ -101,27 +102,30 @@ _LEARNING: Final = (
             ),
         ),
     ),
-    _curve("Epoch", "epoch", "none", "Passes over the training rows done."),
+    _curve("Epoch", "epoch", "none", "Passes over the training rows done.", 12),
 )
 _SPEED: Final = (
-    _curve("Rows per second", "samples_per_second", "none", "Training rows per second over all processes."),
+    _curve("Rows per second", "samples_per_second", "none", "Training rows per second over all processes.", 6),
     _curve(
         "Tokens per second",
         "tokens_per_second",
         "none",
         "Tokens per second over all processes; padding is not counted, so it compares batches of any shape.",
+        6,
     ),
     Panel(
         title="Where the time goes",
         description="Seconds of this attempt by what it did: data, model, training with its evaluations, artifact.",
         unit="s",
         kind=Kind.BARS,
+        width=6,
         queries=(Query(f"max by (phase) (finetune_train_phase_seconds{{{_JOB}}})", "{{phase}}"),),
     ),
     Panel(
         title="Steps, and those that are safe",
         description="Optimiser steps done, and the step of the newest checkpoint. The gap would be done again.",
         unit="none",
+        width=6,
         queries=(
             Query(_told("step"), "done"),
             Query(
@@ -136,7 +140,7 @@ _SPEED: Final = (
         description="Checkpoints that this attempt has written.",
         unit="none",
         kind=Kind.NUMBER,
-        width=4,
+        width=6,
         queries=(Query(f"max(finetune_checkpoint_saves_total{{{_JOB}}})"),),
     ),
     Panel(
@@ -144,7 +148,7 @@ _SPEED: Final = (
         description="Bytes of the newest checkpoint; checkpoint.keep of them lie on the work volume.",
         unit="bytes",
         kind=Kind.NUMBER,
-        width=4,
+        width=6,
         queries=(Query(f"max(finetune_checkpoint_bytes{{{_JOB}}})"),),
     ),
     Panel(
@@ -152,7 +156,7 @@ _SPEED: Final = (
         description="Time since this attempt wrote its newest checkpoint, by its own clock.",
         unit="dtdurations",
         kind=Kind.NUMBER,
-        width=4,
+        width=6,
         queries=(Query(f"time() - max(finetune_checkpoint_saved_timestamp_seconds{{{_JOB}}})"),),
     ),
     Panel(
@@ -160,7 +164,7 @@ _SPEED: Final = (
         description="Time since rank 0 showed that it works, within a step too. The launcher waits 15 minutes.",
         unit="dtdurations",
         kind=Kind.NUMBER,
-        width=4,
+        width=6,
         queries=(Query(f"time() - max(finetune_train_heartbeat_timestamp_seconds{{{_JOB}}})"),),
     ),
 )

@@ -18,7 +18,7 @@ _HEALTH: Final = (
         description="1 is right: one of several holds the Lease. Alert FineTuneOperatorDown: none for 2 minutes.",
         unit="none",
         kind=Kind.NUMBER,
-        width=4,
+        width=8,
         queries=(Query("sum(finetune_operator_acting)"),),
     ),
     Panel(
@@ -26,15 +26,22 @@ _HEALTH: Final = (
         description="FineTuneJobs that the operator knows, finished ones until they are deleted.",
         unit="none",
         kind=Kind.NUMBER,
-        width=4,
+        width=8,
         queries=(Query("sum(finetune_operator_jobs)"),),
+    ),
+    Panel(
+        title="Started before",
+        description="Time since each operator was started.",
+        unit="dtdurations",
+        kind=Kind.NUMBER,
+        queries=(Query(f"time() - process_start_time_seconds {_OURS}", "{{instance}}"),),
     ),
     Panel(
         title="Jobs by phase and reason",
         description="As the operator sees them, with the reason of condition Running.",
         unit="none",
         kind=Kind.AREAS,
-        width=16,
+        width=24,
         queries=(Query("sum by (phase, reason) (finetune_operator_jobs)", "{{phase}}: {{reason}}"),),
     ),
 )
@@ -86,6 +93,7 @@ _WRITES: Final = (
         title="Watches started again",
         description="Watches that broke, by resource. Each ends after some minutes anyway, without breaking.",
         unit="none",
+        decimals=0,
         kind=Kind.BARS,
         queries=(
             Query("sum by (resource) (increase(finetune_operator_watch_restarts_total[$__range]))", "{{resource}}"),
@@ -104,6 +112,7 @@ _WRITES: Final = (
         title="Failures written",
         description="Failures written to a status, by reason, in the chosen time.",
         unit="none",
+        decimals=0,
         kind=Kind.BARS,
         width=12,
         queries=(Query("sum by (reason) (increase(finetune_operator_failures_total[$__range])) > 0", "{{reason}}"),),
@@ -130,13 +139,6 @@ _COST: Final = (
             Query(f"process_open_fds {_OURS}", "{{instance}}"),
             Query(f"process_max_fds {_OURS}", "{{instance}}, at most"),
         ),
-    ),
-    Panel(
-        title="Started before",
-        description="Time since each operator was started.",
-        unit="dtdurations",
-        kind=Kind.NUMBER,
-        queries=(Query(f"time() - process_start_time_seconds {_OURS}", "{{instance}}"),),
     ),
 )
 OPERATOR: Final = Board(

@@ -63,6 +63,8 @@ class Panel:
     queries: tuple[Query, ...]
     kind: Kind = Kind.CURVES
     width: int = 8
+    decimals: int | None = None
+    """0 for counts, which Prometheus' increase() makes uneven; Grafana's choice when absent."""
     columns: tuple[str, ...] = ()
     """Of a table: what each query's value is called; empty for one that only brings its labels."""
 
@@ -156,6 +158,8 @@ def _panel(panel: Panel) -> Any:
     }[panel.kind](panel)
     started.title(panel.title).description(panel.description).unit(panel.unit).datasource(_SOURCE)
     started.span(panel.width).height(_HEIGHTS[panel.kind.value])
+    if panel.decimals is not None:
+        started.decimals(panel.decimals)
     for number, query in enumerate(panel.queries):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(_LETTERS[number])
         target.datasource(_SOURCE)

@@ -86,6 +86,7 @@ def test_boards_have_uids_of_their_own_and_no_two_panels_of_a_board_share_a_plac
 @pytest.mark.parametrize("name", NAMES)
 def test_every_query_of_a_board_returns_data_of_a_real_run(watched: Observed, name: str):
     queries = list(asked(name, CHOICES))
+    watched.check_training()
 
     assert queries
     for query in queries:

@@ -9,7 +9,6 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ _COLUMN_IN, _ROW_IN, _TITLE_IN = 0.62, 0.36, 0.7
 _STEPS: Final = 120
 _INK, _DIM, _GROUND, _SURFACE = "#d8d9da", "#8e8e93", "#111217", "#181b1f"
 Result = Sequence[Mapping[str, Any]]
+Answers = dict[int, list[tuple[Asked, Result]]]
 
 
 def main() -> None:
@@ -46,24 +46,41 @@ def main() -> None:
     manifest["spec"]["checkpoint"] = {"every": "30s"}
     with tempfile.TemporaryDirectory() as folder, observed(Path(folder), manifest) as watched:
         time.sleep(seconds)
-        _PICTURES.mkdir(exist_ok=True)
-        for path in FILES:
-            _draw(path.stem, watched.prometheus, seconds)
+        watched.check_training()
+        answers = {path.stem: ask(path.stem, watched.prometheus, seconds) for path in FILES}
         watched.end_training()
+    _PICTURES.mkdir(exist_ok=True)
+    for name, found in answers.items():
+        draw(name, found)
 
 
-def _draw(name: str, prometheus: Prometheus, seconds: float) -> None:
+def ask(name: str, prometheus: Prometheus, seconds: float) -> Answers:
+    """Return what the queries of a board returned, by panel."""
+    answers: Answers = {}
+    for query in asked(name, _CHOICES):
+        curves = not query.instant
+        step_s = seconds / _STEPS
+        result = prometheus.curves(query.expr, seconds, step_s) if curves else prometheus.now(query.expr)
+        answers.setdefault(query.panel["id"], []).append((query, result))
+    return answers
+
+
+def draw(name: str, answers: Answers) -> None:
+    """Write the picture of a board."""
     document = board(name)
-    answers: dict[int, list[tuple[Asked, Result]]] = {}
-    for title, queries in groupby(asked(name, _CHOICES), key=lambda each: each.panel["id"]):
-        answers[title] = [(each, _answer(prometheus, each, seconds)) for each in queries]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels(document))
     mpl.rcParams.update({"text.color": _INK, "axes.labelcolor": _DIM, "font.size": 8, "font.family": "DejaVu Sans"})
     size = (24 * _COLUMN_IN, rows * _ROW_IN + _TITLE_IN)
     figure = plt.figure(figsize=size, facecolor=_GROUND, dpi=110)
     figure.text(0.008, 1 - 0.45 / size[1], document["title"], size=14, weight="bold")
-    told = "drawn by matplotlib from what Prometheus answered to this board's queries; not a screenshot of Grafana"
+    told = (
+        "drawn by matplotlib from what Prometheus answered to this board's queries, not by Grafana; "
+        "what GPUs say was written down"
+    )
     figure.text(0.992, 1 - 0.42 / size[1], told, size=8, color=_DIM, ha="right")
+    for row in (each for each in document["panels"] if each["type"] == "row"):
+        top = 1 - ((row["gridPos"]["y"] + 0.6) * _ROW_IN + _TITLE_IN) / size[1]
+        figure.text(0.008, top, row["title"], size=10, color=_DIM, va="center")
     for panel in panels(document):
         at = panel["gridPos"]
         left, width = at["x"] / 24, at["w"] / 24
@@ -75,10 +92,6 @@ def _draw(name: str, prometheus: Prometheus, seconds: float) -> None:
         _PAINTERS[panel["type"]](card, panel, answers[panel["id"]])
     figure.savefig(_PICTURES / f"{name}.png", facecolor=_GROUND)
     plt.close(figure)
-
-
-def _answer(prometheus: Prometheus, query: Asked, seconds: float) -> Result:
-    return prometheus.now(query.expr) if query.instant else prometheus.curves(query.expr, seconds, seconds / _STEPS)
 
 
 def _stat(card: Axes, panel: Mapping[str, Any], answers: Sequence[tuple[Asked, Result]]) -> None:
@@ -122,9 +135,13 @@ def _bars(card: Axes, panel: Mapping[str, Any], answers: Sequence[tuple[Asked, R
     inner = card.inset_axes((0.3, 0.08, 0.58, 0.74))
     inner.set_facecolor(_SURFACE)
     found = [(_legend(query, each), float(each["value"][1])) for query, result in answers for each in result]
-    bars = inner.barh([name for name, _ in found], [value for _, value in found], color="#5794f2", height=0.5)
-    inner.bar_label(bars, [_shown(value, _unit(panel)) for _, value in found], padding=3, color=_INK, fontsize=8)
-    inner.invert_yaxis()
+    places = panel["fieldConfig"]["defaults"].get("decimals", 9)
+    bars = inner.barh(range(len(found)), [value for _, value in found], color="#5794f2", height=0.5)
+    inner.set_yticks(range(len(found)), [name for name, _ in found])
+    inner.bar_label(
+        bars, [_shown(round(value, places), _unit(panel)) for _, value in found], padding=3, color=_INK, fontsize=8
+    )
+    inner.set_ylim(max(len(found), 3) - 0.5, -0.5)
     inner.tick_params(colors=_INK, labelsize=8, length=0)
     inner.set_xticks([])
     inner.spines[:].set_visible(False)

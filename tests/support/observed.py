@@ -32,6 +32,11 @@ RECORDED_GPUS = [
     Device(0, 0.93, 31.2 * 2**30, 80.0 * 2**30, 61.0, 412.0),
     Device(1, 0.91, 30.9 * 2**30, 80.0 * 2**30, 58.0, 398.0),
 ]
+_RECORDED_IS_GPU = {
+    "action": "keep",
+    "source_labels": ["job", "__name__"],
+    "regex": "recorded;finetune_gpu_.+|(finetune-operator|trainers);.+",
+}
 
 
 @dataclass
@@ -42,6 +47,12 @@ class Observed:
     world: World
     trainer: subprocess.Popen[bytes]
     trainer_url: str
+    log: Path
+    """What the trainer wrote."""
+
+    def check_training(self) -> None:
+        """Fail when the trainer has ended by itself."""
+        assert self.trainer.poll() is None, self.log.read_text()[-3000:]
 
     def end_training(self) -> int:
         """Ask the trainer to stop, as the kubelet does; return its exit code."""
@@ -63,7 +74,7 @@ def observed(folder: Path, manifest: dict[str, Any]) -> Iterator[Observed]:
             api.post("/api/v1/namespaces", json={"metadata": {"name": NAMESPACE}}).raise_for_status()
         ca = write_certificate(folder)
         flags = (f"--tls-certificate={folder / 'tls.crt'}", f"--tls-key={folder / 'tls.key'}")
-        prometheus = Prometheus(folder / "prometheus", ALERTS)
+        prometheus = Prometheus(folder / "prometheus", ALERTS, [_RECORDED_IS_GPU])
         with World(plane, NAMESPACE, folder, flags=flags) as world, prometheus:
             world.operator.start()
             prometheus.scrape(f"{world.operator.metrics_url}/metrics", job="finetune-operator")
@@ -79,7 +90,7 @@ def observed(folder: Path, manifest: dict[str, Any]) -> Iterator[Observed]:
                 prometheus.scrape(url, **labels)
                 gpus = Metrics(lambda: RECORDED_GPUS).serve("127.0.0.1:0")
                 prometheus.scrape(gpus, **labels | {"job": "recorded"})
-                yield Observed(prometheus, world, trainer, url)
+                yield Observed(prometheus, world, trainer, url, folder / "trainer.log")
             finally:
                 trainer.kill()
                 trainer.wait(30)

@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -38,12 +38,13 @@ def find(program: str) -> str:
 class Prometheus:
     """One server with its data in a folder; a context manager."""
 
-    def __init__(self, folder: Path, rules: Path) -> None:
+    def __init__(self, folder: Path, rules: Path, relabelings: Sequence[Mapping[str, Any]] = ()) -> None:
         """Remember what to start.
 
         Args:
             folder: For configuration, targets, log and data.
             rules: Alerts that it evaluates.
+            relabelings: metric_relabel_configs of everything that is scraped.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._program = find("prometheus")
@@ -57,7 +58,14 @@ class Prometheus:
             "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
             "rule_files": [str(rules)],
             # As the chart's monitors do: namespace and name of a series are the job's.
-            "scrape_configs": [{"job_name": "finetune", "honor_labels": True, "file_sd_configs": [files]}],
+            "scrape_configs": [
+                {
+                    "job_name": "finetune",
+                    "honor_labels": True,
+                    "file_sd_configs": [files],
+                    "metric_relabel_configs": list(relabelings),
+                }
+            ],
         }
         (folder / "prometheus.yml").write_text(json.dumps(config))
 
