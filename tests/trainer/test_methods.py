@@ -188,6 +188,20 @@ def test_an_update_of_our_own_is_attached_to_a_plain_model(tmp_path: Path, tiny:
         assert name in {"bottleneck", "layer-norm"} or not torch.allclose(attached, plain), name
 
 
+@pytest.mark.parametrize("name", ["prompt-tuning", "p-tuning", "prefix-tuning"])
+def test_generation_with_a_cache_writes_what_it_writes_without_one(name: str, tmp_path: Path, tiny: dict[str, Path]):
+    _, _, prepared = prepared_model(tmp_path, document(name, "causal-lm", tmp_path, tiny["causal-lm"]))
+    with torch.no_grad():
+        for each in prepared.trainable().values():
+            each.add_(torch.randn_like(each))
+    ids = torch.arange(5, 17)[None]
+    how = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}
+    ways = [prepared.model.eval().generate(ids, use_cache=cache, **how)[0].tolist() for cache in (True, False)]
+
+    assert ways[0] == ways[1]
+    assert len(set(ways[0][12:])) > 1
+
+
 def test_a_budget_ends_with_the_wanted_rank_and_masked_directions_stay_zero(tmp_path: Path, tiny: dict[str, Path]):
     training = {"maxSteps": 20, "batchSize": 9, "precision": "fp32", "learningRate": 0.01}
     sections: dict[str, Any] = {"training": training, "checkpoint": {"every": "10steps", "keep": 3}}

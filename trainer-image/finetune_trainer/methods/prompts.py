@@ -87,6 +87,9 @@ def _with_prompt(backbone: Any, forward: Callable[..., Any], place: int) -> Call
         given: dict[str, Any] = {**bound, **bound.pop("kwargs", {})}
         prompt_PH = backbone.soft_prompt()
         count = len(prompt_PH)
+        cached = given.get("past_key_values")
+        if cached is not None and cached.get_seq_length() > 0:
+            return forward(**_behind_the_prompt(given, count))
         embedded_BTH = backbone.get_input_embeddings()(given.pop("input_ids"))
         prompts_BPH = prompt_PH.to(embedded_BTH.dtype).expand(len(embedded_BTH), -1, -1)
         given["inputs_embeds"] = _insert(embedded_BTH, prompts_BPH, place)
@@ -104,6 +107,15 @@ def _with_prompt(backbone: Any, forward: Callable[..., Any], place: int) -> Call
         return found
 
     return prompted
+
+
+def _behind_the_prompt(given: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return the arguments of a step of generation: the cache holds the virtual tokens already."""
+    if given.get("attention_mask") is not None:
+        given["attention_mask"] = _wider(given["attention_mask"], count, 0)
+    if given.get("position_ids") is not None:
+        given["position_ids"] = given["position_ids"] + count
+    return given
 
 
 def _insert(tensor: Tensor, inserted: Tensor, place: int) -> Tensor:
