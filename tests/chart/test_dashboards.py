@@ -1,8 +1,8 @@
 """Every panel can be read, and every query of every board returns data of a real run.
 
 Real here: the operator's process against a real control plane, a training run with its posts and its /metrics, and
-Prometheus that scrapes both. Not real: the pods of other jobs are played, and what GPUs say was written down, since
-there is none; such samples may only be seen by panels whose title says GPU.
+Prometheus that scrapes both. Not real: the pods of other jobs are played, and what GPUs say is made up, since there is
+none here; such samples may only be seen by panels whose title says GPU.
 """
 
 import re
@@ -108,11 +108,11 @@ def test_every_variable_of_a_board_has_values(watched: Observed, name: str):
         assert CHOICES[variable["name"]] in {each["metric"][found[2]] for each in values}
 
 
-def test_recorded_samples_are_seen_by_panels_that_say_gpu_alone():
-    recorded = {panel["title"] for _, panel in PANELS if "finetune_gpu" in str(panel["targets"])}
+def test_made_up_samples_are_seen_by_panels_that_say_gpu_alone():
+    made_up = {panel["title"] for _, panel in PANELS if "finetune_gpu" in str(panel["targets"])}
 
-    assert recorded
-    assert not [title for title in recorded if "GPU" not in title]
+    assert made_up
+    assert not [title for title in made_up if "GPU" not in title]
 
 
 def test_every_rule_can_be_evaluated_on_the_series_of_a_real_run(watched: Observed):

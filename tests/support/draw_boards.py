@@ -75,7 +75,7 @@ def draw(name: str, answers: Answers) -> None:
     figure.text(0.008, 1 - 0.45 / size[1], document["title"], size=14, weight="bold")
     told = (
         "drawn by matplotlib from what Prometheus answered to this board's queries, not by Grafana; "
-        "what GPUs say was written down"
+        "what GPUs say is made up"
     )
     figure.text(0.992, 1 - 0.42 / size[1], told, size=8, color=_DIM, ha="right")
     for row in (each for each in document["panels"] if each["type"] == "row"):

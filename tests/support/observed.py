@@ -27,15 +27,15 @@ from support.world import World, complete_message, failure_message
 
 ALERTS = ROOT / "charts" / "finetune-operator" / "files" / "alerts.yaml"
 NAMESPACE, NAME = "ml", "movie-sentiment"
-# There is no GPU here. What two cards said is written down, and told by the trainer's own code.
-RECORDED_GPUS = [
+# There is no GPU here: these numbers are made up, of the size that cards tell, and served by the trainer's own code.
+MADE_UP_GPUS = [
     Device(0, 0.93, 31.2 * 2**30, 80.0 * 2**30, 61.0, 412.0),
     Device(1, 0.91, 30.9 * 2**30, 80.0 * 2**30, 58.0, 398.0),
 ]
-_RECORDED_IS_GPU = {
+_MADE_UP_IS_GPU = {
     "action": "keep",
     "source_labels": ["job", "__name__"],
-    "regex": "recorded;finetune_gpu_.+|(finetune-operator|trainers);.+",
+    "regex": "made-up;finetune_gpu_.+|(finetune-operator|trainers);.+",
 }
 
 
@@ -74,7 +74,7 @@ def observed(folder: Path, manifest: dict[str, Any]) -> Iterator[Observed]:
             api.post("/api/v1/namespaces", json={"metadata": {"name": NAMESPACE}}).raise_for_status()
         ca = write_certificate(folder)
         flags = (f"--tls-certificate={folder / 'tls.crt'}", f"--tls-key={folder / 'tls.key'}")
-        prometheus = Prometheus(folder / "prometheus", ALERTS, [_RECORDED_IS_GPU])
+        prometheus = Prometheus(folder / "prometheus", ALERTS, [_MADE_UP_IS_GPU])
         with World(plane, NAMESPACE, folder, flags=flags) as world, prometheus:
             world.operator.start()
             prometheus.scrape(f"{world.operator.metrics_url}/metrics", job="finetune-operator")
@@ -88,8 +88,8 @@ def observed(folder: Path, manifest: dict[str, Any]) -> Iterator[Observed]:
                 pod = world.kubelet.pod(child)["metadata"]["name"]
                 labels = {"job": "trainers", "namespace": NAMESPACE, "name": NAME, "pod": pod}
                 prometheus.scrape(url, **labels)
-                gpus = Metrics(lambda: RECORDED_GPUS).serve("127.0.0.1:0")
-                prometheus.scrape(gpus, **labels | {"job": "recorded"})
+                gpus = Metrics(lambda: MADE_UP_GPUS).serve("127.0.0.1:0")
+                prometheus.scrape(gpus, **labels | {"job": "made-up"})
                 yield Observed(prometheus, world, trainer, url, folder / "trainer.log")
             finally:
                 trainer.kill()
