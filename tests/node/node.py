@@ -131,11 +131,9 @@ class Node:
         network = self.machine.own(_NETWORK)
         network.mkdir(parents=True, exist_ok=True)
         (network / "10-node.conflist").write_text(json.dumps(_CNI))
-        resolver = self.machine.folder / "resolv.conf"
-        resolver.write_text("")
         contents = {
             "containerd.toml": self._containerd_config(),
-            "kubelet.yaml": yaml.safe_dump(self._kubelet_config(resolver)),
+            "kubelet.yaml": yaml.safe_dump(self._kubelet_config()),
             "proxy.yaml": yaml.safe_dump(self._proxy_config()),
         }
         files = {name: self.machine.folder / name for name in contents}
@@ -159,7 +157,7 @@ state = "/run/containerd"
   conf_dir = "{_NETWORK}"
 """
 
-    def _kubelet_config(self, resolver: Path) -> dict[str, Any]:
+    def _kubelet_config(self) -> dict[str, Any]:
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -177,7 +175,7 @@ state = "/run/containerd"
             "imageGCHighThresholdPercent": 100,
             "failCgroupV1": False,
             "failSwapOn": False,
-            "resolvConf": str(resolver),
+            "resolvConf": "/etc/resolv.conf",
         }
 
     def _proxy_config(self) -> dict[str, Any]:

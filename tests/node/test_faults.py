@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_a_killed_kubelet_leaves_the_training_alone(world: World):
-    job = world.submit("kubelet", training__maxSteps=150)
+    job = world.submit("kubelet", training__maxSteps=60)
     job.await_step(1)
     before = job.rank_pid()
 
@@ -30,7 +30,7 @@ def test_a_killed_kubelet_leaves_the_training_alone(world: World):
 
 
 def test_a_drained_node_costs_no_restart_of_the_users(world: World):
-    job = world.submit("drained", training__maxSteps=150)
+    job = world.submit("drained", training__maxSteps=60)
     job.await_checkpoint()
 
     # The operator goes too, and comes back when there is a node for it again.
@@ -57,7 +57,7 @@ def test_a_job_deleted_in_the_middle_leaves_nothing(world: World):
 
 
 def test_deleting_the_operator_during_training_and_making_it_anew_changes_nothing(world: World):
-    job = world.submit("rollout", training__maxSteps=150)
+    job = world.submit("rollout", training__maxSteps=60)
     job.await_step(1)
 
     world.kubectl("rollout", "restart", "deployment/finetune-operator", "--namespace", SYSTEM)
@@ -110,7 +110,7 @@ def test_a_suspension_is_no_failure_even_when_the_trainer_exits_with_a_code_of_t
 
 
 def test_a_signal_to_the_launcher_is_not_a_users_fault(world: World):
-    job = world.submit("launcher", training__maxSteps=100)
+    job = world.submit("launcher", training__maxSteps=40)
     job.await_checkpoint()
     (launcher,) = processes(job.pods()[0]["metadata"]["uid"], b"finetune_trainer\0launch\0")
 

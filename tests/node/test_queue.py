@@ -48,7 +48,7 @@ def queue(world: World, node: Node, images: Images, folder: Path) -> Iterator[st
 
 
 def test_a_queue_admits_one_job_lets_the_next_wait_and_preempts_for_an_urgent_one(world: World, queue: str):
-    first = world.submit("first", scheduling={"queue": queue}, training__maxSteps=150)
+    first = world.submit("first", scheduling={"queue": queue}, training__maxSteps=60)
     first.await_checkpoint()
     assert first.condition("Admitted")["status"] == "True"
 

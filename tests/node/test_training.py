@@ -28,7 +28,7 @@ def test_two_pods_train_one_adapter_over_the_pod_network(world: World):
 
 
 def test_a_suspended_job_frees_its_pods_and_goes_on_from_its_checkpoint(world: World):
-    job = world.submit("pause", training__maxSteps=400)
+    job = world.submit("pause", training__maxSteps=80)
     job.await_checkpoint()
 
     world.kubectl("patch", "ftj", "pause", "-n", TRAINING, "--type=merge", "-p", '{"spec": {"suspend": true}}')
@@ -45,22 +45,22 @@ def test_a_suspended_job_frees_its_pods_and_goes_on_from_its_checkpoint(world: W
     status = job.complete()
 
     assert status["restarts"] == 0
-    assert f"step {saved}" in job.log(pod["metadata"]["name"]) or status["progress"]["step"] == 400
+    assert f"step {saved}" in job.log(pod["metadata"]["name"]) or status["progress"]["step"] == 80
 
 
 def test_a_killed_rank_costs_one_restart_and_no_more_than_the_steps_since_the_checkpoint(world: World):
-    job = world.submit("killed", workers__nodes=2, training__maxSteps=60)
+    job = world.submit("killed", workers__nodes=2, training__maxSteps=30)
     job.await_checkpoint()
 
     os.kill(job.rank_pid(1), signal.SIGKILL)
     status = job.complete()
 
     assert status["restarts"] == 1, job.evidence()
-    assert status["progress"]["step"] == 60
+    assert status["progress"]["step"] == 30
 
 
 def test_a_killed_operator_comes_back_and_starts_nothing_twice(world: World):
-    job = world.submit("orphan", training__maxSteps=120)
+    job = world.submit("orphan", training__maxSteps=60)
     job.await_step(1)
 
     os.kill(world.operator_pid(), signal.SIGKILL)
