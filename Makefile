@@ -22,7 +22,14 @@ demo: env ## Train the example sentiment model, from the manifest to a checked a
 	.venv/bin/finetune run examples/movie-sentiment.yaml
 
 test: env ## Run every test; needs Go for those against a real API server
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not node"
+
+node: env ## Install the chart on a real node of this machine and train there, the main stories; needs root and Go
+	$(PY) -m pytest tests/node -m "not e2e"
+
+e2e: env ## The same with every story: faults, memory, queue, monitoring; installs the Debian packages that it needs
+	tests/node/packages.sh
+	$(PY) -m pytest tests/node
 
 check: env ## Lint, format, types, docstrings, import rules
 	.venv/bin/ruff check .
@@ -62,6 +69,9 @@ images: ## Build the operator's and the trainer's image with buildah or docker; 
 chart: env ## Lint the chart and test it with both Helms, against a real API server too; needs Go
 	$(PY) -m pytest tests/chart
 
+test-matrix: env ## The control-plane tests against Kubernetes 1.34 too; builds it on first use
+	FINETUNE_TEST_KUBERNETES=1.34.4 $(PY) -m pytest tests/control_plane
+
 bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only if every bar is met
 	$(PYTHON) -P bench/trainer.py
 
@@ -71,4 +81,4 @@ method-table: env ## Every method on real models: resumed, loaded back, merged, 
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py
 
-.PHONY: help env demo test check format generate dashboards board-pictures verify cluster-binaries locks images chart bench-trainer bench-operator method-table
+.PHONY: help env demo test node e2e check format generate dashboards board-pictures verify cluster-binaries test-matrix locks images chart bench-trainer bench-operator method-table
