@@ -40,6 +40,8 @@ class Problem:
     rule: str
     found: str
     remedy: str
+    unknown: bool = False
+    """Whether it is a field that this version of the contract does not have: a newer one may."""
 
     def __str__(self) -> str:
         found = f", found {self.found}" if self.found else ""
@@ -132,7 +134,7 @@ def _problem(details: ErrorDetails) -> Problem:
     path = _path(details["loc"])
     found = "" if kind == _MISSING else show(details["input"])
     if kind == _UNKNOWN:
-        return Problem(path, "this field does not exist", found, _suggest(details["loc"]))
+        return Problem(path, "this field does not exist", found, _suggest(details["loc"]), unknown=True)
     if path == "apiVersion":
         return Problem(path, f"must be {API_VERSION}", found, f"Write apiVersion: {API_VERSION}.")
     if path == "kind":

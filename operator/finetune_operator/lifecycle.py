@@ -32,6 +32,8 @@ def decide(view: View, settings: Settings) -> Decision:
     decision.delete = [each for each in others if not each.ended and not each.deleting]
     if job is not None and job.ended:
         return _ended(view, decision, job, settings)
+    if view.problems and all(each.unknown for each in view.problems):
+        return _hold(view, decision)
     if view.problems:
         return ending.fail(decision, _invalid(view.problems), view, accepted=False)
     if _deadline_passed(view, decision):
@@ -43,6 +45,19 @@ def decide(view: View, settings: Settings) -> Decision:
     if job is None:
         return _missing(view, decision, settings)
     return alive(view, decision, job, settings)
+
+
+def _hold(view: View, decision: Decision) -> Decision:
+    """Wait for a newer operator: the definition knows a field that this one does not, as in an upgrade of both.
+
+    To run the job without it would be another job than was asked for, and to fail it would be for good.
+    """
+    paths = ", ".join(each.path for each in view.problems)
+    message = f"this operator does not know {paths}; upgrade it, or remove what the job does not need"
+    decision.draft.set("Accepted", "False", "UnknownField", message)
+    decision.draft.stop_running("UnknownField", message)
+    decision.draft.move("Pending")
+    return decision
 
 
 def _after_the_end(view: View, decision: Decision) -> Decision:

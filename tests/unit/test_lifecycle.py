@@ -286,6 +286,19 @@ def test_an_invalid_spec_is_the_end_with_every_problem():
     assert condition(status, "Accepted")["status"] == "False"
 
 
+def test_a_field_that_only_a_newer_operator_knows_holds_the_job_and_does_not_end_it():
+    job = A()
+    job.more["problems"] = (
+        Problem("spec.training.newer", "this field does not exist", "1", "Remove it.", unknown=True),
+    )
+    status = decide(job.view(), SETTINGS).draft.value
+
+    assert status["phase"] == "Pending"
+    assert condition(status, "Accepted")["reason"] == "UnknownField"
+    assert not holds(status, "Finished")
+    assert decide(job.with_status(**status).view(), SETTINGS).draft.patch() is None
+
+
 def test_a_refused_job_is_told_once_and_posted_again_later():
     job = A()
     job.memory.blocked = Blocked("QuotaExceeded", "exceeded quota: team", 1, after(10))
