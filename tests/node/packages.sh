@@ -11,6 +11,6 @@ if [ ! -e $policy ]; then
   printf '#!/bin/sh\nexit 101\n' >$policy
   chmod +x $policy
 fi
-apt-get update -q
+apt-get -o Acquire::Retries=3 update -q
 # shellcheck disable=SC2086
-DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages
+DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 install -q -y --no-install-recommends $packages
