@@ -78,7 +78,8 @@ class Images:
 
     def build_program(self, name: str, program: Path) -> None:
         """Build an image that holds one static program and nothing else."""
-        text = f'FROM scratch\nCOPY {program.name} /{program.name}\nENTRYPOINT ["/{program.name}"]\n'
+        copy = f"COPY {program.name} /{program.name}"
+        text = f'FROM scratch\n{copy}\nUSER 65532:65532\nENTRYPOINT ["/{program.name}"]\n'
         self._build(name, text, program.parent)
 
     def stream(self, name: str, known: set[str], to: IO[bytes]) -> None:
