@@ -176,6 +176,8 @@ state = "/run/containerd"
             "failCgroupV1": False,
             "failSwapOn": False,
             "resolvConf": "/etc/resolv.conf",
+            # How soon a pod sees a Secret that changed.
+            "syncFrequency": "5s",
         }
 
     def _proxy_config(self) -> dict[str, Any]:
