@@ -81,9 +81,15 @@ class Operator:
         self._inbox.append((kind, body))
         self._loop.call_soon_threadsafe(self._drain)
 
-    def watch_restarted(self) -> None:
-        """Note that kopf lists anew: what was deleted meanwhile shows in a list of ours alone. Any thread may call."""
+    def watch_restarted(self, why: str) -> None:
+        """Note that kopf lists anew: what was deleted meanwhile shows in a list of ours alone. Any thread may call.
+
+        Args:
+            why: What ended it; empty when it goes on by itself.
+        """
         self.metrics.watch_restarts.labels("finetunejobs").inc()
+        if why:
+            self.health.ended("the watch of FineTuneJobs", why)
         self._loop.call_soon_threadsafe(self._relist.set)
 
     def holder(self) -> str | None:

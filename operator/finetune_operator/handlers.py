@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
-from finetune_api.names import GROUP, PLURAL, VERSION
+from finetune_api.names import GROUP, MANAGER, PLURAL, VERSION
 from finetune_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Frame:
         login: Callable[[], kopf.ConnectionInfo],
         is_served: Callable[[], bool],
         sink: EventSink,
-        on_restart: Callable[[], None],
+        on_restart: Callable[[str], None],
     ) -> None:
         """Remember the parts.
 
@@ -103,7 +103,7 @@ class Frame:
             login: Returns server and credentials; called in kopf's thread.
             is_served: Tells whether the API server serves FineTuneJobs; blocks, called in kopf's thread.
             sink: Told of every event (None for an item of a list); called in kopf's thread.
-            on_restart: Told when kopf ended by itself, or lists anew since its watch was too old.
+            on_restart: Told why kopf ended by itself; empty when it lists anew since its watch was too old.
         """
         self._settings = settings
         self._login = login
@@ -117,7 +117,7 @@ class Frame:
     def start(self) -> None:
         """Start the thread."""
         _TooOld.logger.setLevel(logging.DEBUG)
-        _TooOld.logger.addFilter(_TooOld(self._on_restart))
+        _TooOld.logger.addFilter(_TooOld(lambda: self._on_restart("")))
         self._thread.start()
 
     def stop(self) -> None:
@@ -131,7 +131,7 @@ class Frame:
     def _supervise(self) -> None:
         wait_s = _FIRST_WAIT_S
         while not self._stop.is_set():
-            started = time.monotonic()
+            started, why = time.monotonic(), "without an error"
             try:
                 # kopf never sees a resource that is defined after its start.
                 while not self._is_served():
@@ -140,10 +140,11 @@ class Frame:
                 started = time.monotonic()
                 asyncio.run(self._run())
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever ended it, it starts again
-                logger.warning("kopf ended: %s", error)
+                why = str(error) or type(error).__name__
+                logger.warning("kopf ended: %s", why)
             if self._stop.is_set():
                 return
-            self._on_restart()
+            self._on_restart(why)
             wait_s = _FIRST_WAIT_S if time.monotonic() - started > _STEADY_S else min(_LONGEST_WAIT_S, 2 * wait_s)
             self._stop.wait(wait_s)
 
@@ -157,6 +158,8 @@ class Frame:
         await kopf.operator(
             registry=self._registry(),
             settings=_kopf_settings(self._settings.watch_idle_s),
+            # kopf would ask for the user's name, and an arbitrary user of a pod has none.
+            identity=cast("Any", MANAGER),
             standalone=True,
             clusterwide=not self._settings.namespaces,
             namespaces=self._settings.namespaces,

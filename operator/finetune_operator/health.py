@@ -6,11 +6,15 @@ the process's own life is asked by /livez.
 
 import asyncio
 import time
+from collections import deque
 
 from finetune_api.names import API_VERSION, KIND, MANAGER
 from finetune_operator import errors
 from finetune_operator.cluster import Cluster, Object, core
 from finetune_operator.settings import Settings
+
+_ENDS, _SOON_S = 4, 60.0
+_AGAIN_S = 2.0
 
 
 class Health:
@@ -22,6 +26,7 @@ class Health:
         self._settings = settings
         self._problems: dict[str, str] = {}
         self._due: dict[str, float] = {}
+        self._ends: deque[tuple[float, str]] = deque(maxlen=_ENDS)
 
     def expect(self, what: str, within_s: float) -> None:
         """Note a sign of life of something, or the begin of waiting for one; the next must come within a time."""
@@ -34,13 +39,18 @@ class Health:
         else:
             self._problems.pop(about, None)
 
+    def ended(self, what: str, why: str) -> None:
+        """Note that something that should go on ended and was started again; one that keeps ending is a problem."""
+        self._ends.append((time.monotonic(), f"{what} ends again and again: {why}"))
+
     def problems(self) -> list[str]:
         """Return what keeps the operator from working; empty when it works."""
         now = time.monotonic()
         late = [
             f"nothing was heard of {what}, overdue by {now - due:.0f} s" for what, due in self._due.items() if now > due
         ]
-        return [*self._problems.values(), *late]
+        often = len(self._ends) == _ENDS and now - self._ends[0][0] < _SOON_S
+        return [*self._problems.values(), *late, *([self._ends[-1][1]] if often else [])]
 
     async def rehearse(self) -> None:
         """Ask the API server now and then whether it would take an event, without storing it; until cancelled."""
@@ -54,9 +64,11 @@ class Health:
             "source": {"component": MANAGER},
         }
         while True:
+            wait_s = self._settings.rehearse_every_s
             try:
                 await self._cluster.rehearse(core("events", namespace), body)
                 self.tell("writes", "")
             except errors.ClusterError as error:
                 self.tell("writes", f"the API server takes no writes: {error}")
-            await asyncio.sleep(self._settings.rehearse_every_s)
+                wait_s = min(wait_s, _AGAIN_S)
+            await asyncio.sleep(wait_s)

@@ -118,7 +118,7 @@ def _missing(view: View, decision: Decision, settings: Settings) -> Decision:
     resumed(draft)
     blocked = view.memory.blocked
     if blocked is not None:
-        _tell_blocked(draft, blocked)
+        tell_blocked(draft, blocked)
         decision.wake(blocked.until)
         if view.now < blocked.until:
             return decision
@@ -129,7 +129,8 @@ def _missing(view: View, decision: Decision, settings: Settings) -> Decision:
     return decision
 
 
-def _tell_blocked(draft: Draft, blocked: Blocked) -> None:
+def tell_blocked(draft: Draft, blocked: Blocked) -> None:
+    """Say why the attempt's Job does not exist."""
     if blocked.reason == "NameConflict":
         draft.set("NameConflict", "True", blocked.reason, blocked.message)
     draft.stop_running(blocked.reason, blocked.message)

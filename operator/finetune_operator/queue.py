@@ -111,6 +111,10 @@ class DirtyQueue:
         self.add_later(key, wait_s)
         return wait_s
 
+    def failures(self, key: Key) -> int:
+        """Return how often in a row a key could not be dealt with."""
+        return self._failures.get(key, 0)
+
     def hurry(self) -> None:
         """Try what failed now, as after an outage; what the server asked to wait for is kept."""
         failed = [key for key in self._failures if key not in self._busy]

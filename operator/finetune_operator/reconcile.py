@@ -18,14 +18,15 @@ from finetune_operator import ending, errors
 from finetune_operator.children import Children
 from finetune_operator.cluster import Cluster, Object
 from finetune_operator.events import EventWriter
-from finetune_operator.lifecycle import decide
+from finetune_operator.lifecycle import decide, tell_blocked
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import JobFacts, pod_facts
 from finetune_operator.plan import Attempt, Plan, plan, spec_hash, unsupported
 from finetune_operator.queue import DirtyQueue
 from finetune_operator.settings import Settings
+from finetune_operator.status import Draft
 from finetune_operator.status_writer import StatusWriter
-from finetune_operator.store import Key, Purpose, Record, Store, record_of
+from finetune_operator.store import Blocked, Key, Purpose, Record, Store, record_of
 from finetune_operator.view import Decision, View
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _LOOKS_PER_PASS = 2
 _NOT_YET_S = 0.5
+_TOLD_AFTER = 8
 
 
 class Reconciler:
@@ -227,9 +229,19 @@ class Reconciler:
             else:
                 self._children.block(view, error)
             return
+        except errors.ClusterError as error:
+            # A server that answers and yet makes no Job, as with a webhook that is down, is told; an outage cannot be.
+            if error.code and self._queue.failures(view.key) >= _TOLD_AFTER:
+                await self._tell_unmade(view, error)
+            raise
         view.memory.blocked = None
         # That the controller took the Job up brings no pass: pods that do not start are found by time.
         self._queue.add_later(view.key, self._settings.pending_look_s)
+
+    async def _tell_unmade(self, view: View, error: errors.ClusterError) -> None:
+        decision = Decision(Draft(view.status, view.generation, view.now))
+        tell_blocked(decision.draft, Blocked("PostFailed", str(error), 0, view.now))
+        await self._status.write(view, decision)
 
     async def _refuse(self, view: View, error: errors.Refused) -> None:
         """Fail a job whose children the API server calls invalid: waiting does not mend an affinity."""
