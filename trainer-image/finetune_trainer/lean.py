@@ -71,10 +71,13 @@ def _stand_ins() -> dict[str, ModuleType | None]:
 
 
 @contextmanager
-def lean() -> Generator[None]:
+def lean(*, gguf: bool = False) -> Generator[None]:
     """Import modules of transformers, and load models, without what is not needed for it.
 
     Everything is as it was afterwards; what was imported before stays in use.
+
+    Args:
+        gguf: Whether a GGUF file is loaded: transformers asks for accelerate then, and uses nothing of it.
     """
     import transformers.utils  # noqa: PLC0415 - light; the heavy imports follow
     from transformers.utils import import_utils  # noqa: PLC0415
@@ -87,6 +90,10 @@ def lean() -> Generator[None]:
     ]
     changes += [(nn.init, name, _only_with_storage(getattr(nn.init, name))) for name in vars(nn.init) if _fills(name)]
     changes += [(place, name, lambda: False) for name in _ABSENT for place in (transformers.utils, import_utils)]
+    if gguf:
+        from transformers import modeling_utils  # noqa: PLC0415
+
+        changes.append((modeling_utils, "is_accelerate_available", lambda: True))
     # torch imports its compiler when this attribute is first read.
     changes += [(torch, "_dynamo", modules[name]) for name in ("torch._dynamo",) if name in modules]
     before = [(place, name, vars(place).get(name)) for place, name, _ in changes]

@@ -99,7 +99,7 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
             model = auto.from_config(config, trust_remote_code=False)
         return Loaded(model.float(), tuple(name for name, _ in model.named_parameters()))
     try:
-        with lean.lean():
+        with lean.lean(gguf=files.gguf_file is not None):
             model, info = auto.from_pretrained(
                 str(files.folder),
                 config=config,
@@ -115,6 +115,9 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
             f"{files.uri}: the weights cannot be read ({_first_line(error)})",
             remedy="Copy the model again; the file is damaged, incomplete or of another shape.",
         ) from error
+    if files.gguf_file is not None:
+        # Its weights are plain float32 by now; transformers would refuse to save them.
+        model.hf_quantizer = None
     missing = sorted(info["missing_keys"])
     # A model that is its own backbone (T5) has names without its prefix, and no new head.
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
