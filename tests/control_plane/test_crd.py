@@ -190,7 +190,7 @@ def test_kubectl_get_wide_shows_model_method_queue_and_artifact(cluster, api: ht
 
     head, row = cluster.kubectl("get", "ftj", "-n", namespace, "-o", "wide").splitlines()
 
-    assert head.split()[-5:] == ["AGE", "MODEL", "METHOD", "QUEUE", "ARTIFACT"]
+    assert head.split()[-6:] == ["AGE", "MODEL", "METHOD", "GPUS", "QUEUE", "ARTIFACT"]
     assert row.split()[-4:] == ["package://some_model", "lora", "team-a", "pvc://models/good"]
 
 

@@ -251,7 +251,7 @@ def test_kubectl_shows_every_state_and_waits_for_every_end(world: World, cluster
 
         assert columns(shown, {"AGE", "ETA"}) == columns(TABLE, set())
         assert "finetunejob.finetune.dev/t-suspended" in phases.split()
-        assert columns(wide, {"AGE", "ETA"})[1][-4:] == ["package://a_model", "lora", "", ""]
+        assert columns(wide, {"AGE", "ETA"})[1][-5:] == ["package://a_model", "lora", "", "", ""]
 
         def waits(name: str, condition: str) -> str:
             wanted = f"--for=condition={condition}"

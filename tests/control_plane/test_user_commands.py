@@ -77,7 +77,7 @@ def test_a_manifest_that_is_wrong_or_no_clusters_is_refused_with_every_problem(
     local = manifest(tmp_path, "local", data={"train": {"uri": "file://train.csv"}}, output={})
     told = user.refused("submit", wrong, "--wait", code=2)
     assert "2 problems" in told
-    assert "spec.method.rank: only for method.type lora, found 8. Remove it" in told
+    assert "spec.method.rank: only for method.type lora or adalora, found 8. Remove it" in told
     told = user.refused("submit", local, code=2)
     assert "spec.data.train.uri: file:// is a folder of your machine" in told
     assert "spec.output.uri: required on a cluster" in told
