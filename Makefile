@@ -24,10 +24,11 @@ demo: env ## Train the example sentiment model, from the manifest to a checked a
 test: env ## Run every test; needs Go for those against a real API server
 	$(PY) -m pytest -m "not node"
 
-node: env ## Install the chart on a real node of this machine and train there, the main stories; needs root and Go
+node: env ## Install the chart on a real node of this machine and train there, the main stories; needs root, Debian and Go
+	tests/node/packages.sh
 	$(PY) -m pytest tests/node -m "not e2e"
 
-e2e: env ## The same with every story: faults, memory, queue, monitoring; installs the Debian packages that it needs
+e2e: env ## The same with every story: faults, memory, queue, monitoring, the operator's share of a start
 	tests/node/packages.sh
 	$(PY) -m pytest tests/node
 

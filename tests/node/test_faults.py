@@ -39,7 +39,7 @@ def test_a_drained_node_costs_no_restart_of_the_users(world: World):
     status = job.complete()
 
     assert status["attempt"] == 2, job.evidence()
-    assert status["restarts"] == 0, job.evidence()
+    assert status.get("restarts", 0) == 0, job.evidence()
 
 
 def test_a_job_deleted_in_the_middle_leaves_nothing(world: World):

