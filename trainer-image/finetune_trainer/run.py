@@ -16,8 +16,9 @@ from finetune_api.base import canonical_json
 from finetune_api.names import CHECKPOINTS_DIR, TRACKING_DIR
 from finetune_api.result import ArtifactRef, CheckpointRef, Result
 from finetune_api.run_config import RunConfig, text_digest
-from finetune_trainer import artifacts, certificates, checkpoint, fence, runtime
+from finetune_trainer import artifacts, checkpoint, fence
 from finetune_trainer.averaging import averaging
+from finetune_trainer.building import build_model, prove
 from finetune_trainer.card import CardFacts, model_card
 from finetune_trainer.deciding import Deciding
 from finetune_trainer.distributed import Group, join_group
@@ -26,9 +27,8 @@ from finetune_trainer.evaluate import EvaluationStopped, Judge, refer
 from finetune_trainer.gate import check_gate
 from finetune_trainer.hooks import StepHooks
 from finetune_trainer.loop import Loop, Parts
-from finetune_trainer.methods import Prepared, prepare
-from finetune_trainer.models import load_model, parameter_counts
-from finetune_trainer.noise import add_embedding_noise
+from finetune_trainer.methods import Prepared
+from finetune_trainer.models import parameter_counts
 from finetune_trainer.preparation import Prepared as Data
 from finetune_trainer.preparation import prepare_data
 from finetune_trainer.reporting import Reporter, open_trackers
@@ -148,14 +148,14 @@ class _Run:
         kept = None if state is None or self._config.micro_batch is not None else state.meta["decided"]
         deciding = Deciding(self._config, self._group, self._reporter, kept)
         decided = deciding.machine()
-        prepared = self._model()
+        prepared = build_model(self._spec, self._data, self._group.device, self._reporter)
         judge = Judge(
             self._data.task, self._group, self._autocast(decided["precision"]), self._stop, self._reporter.heartbeat
         )
         if any(self._group.gather(self._stop.requested)):
             raise Preempted("asked to stop before the first step", remedy="Run the same command again.")
         self._data = replace(self._data, encoded=refer(judge, prepared.model, self._data.encoded))
-        parts = self._prove(prepared, judge)
+        parts = self._parts(prepared, judge)
         schedule = deciding.schedule(decided, prepared.model, self._data.encoded["train"].table)
         self._progress.max_steps = schedule.max_steps
         loop = Loop(parts, schedule, self._spec.training, self._folder)
@@ -203,45 +203,8 @@ class _Run:
         parts = {name: spec[name] for name in ("task", "model", "data", "method", "training")}
         return text_digest(canonical_json({"spec": parts, "data": dict(self._data.digests)}))
 
-    def _model(self) -> Prepared:
-        self._reporter.phase("model", f"loading {self._spec.model.uri}")
-        runtime.seed_everything(self._spec.training.seed)
-        loaded = load_model(
-            self._data.files,
-            self._data.task.head,
-            pretrained=self._spec.model.weights == "pretrained",
-            dropout=self._spec.training.dropout,
-        )
-        if self._data.files.revision:
-            self._reporter.decision(Decision("revision", self._data.files.revision, "the commit that was fetched"))
-        if loaded.new_parameters and self._spec.model.weights == "pretrained":
-            names = ", ".join(loaded.new_parameters[:4])
-            self._reporter.decision(
-                Decision("newWeights", str(len(loaded.new_parameters)), f"not in the model: {names}")
-            )
-        prepared = prepare(self._spec.method, loaded)
-        self._reporter.decision(Decision("trained", prepared.decision, prepared.reason))
-        if self._spec.training.embedding_noise is not None:
-            add_embedding_noise(prepared.model, self._spec.training.embedding_noise)
-        prepared.model.to(self._group.device)
-        return prepared
-
-    def _prove(self, prepared: Prepared, judge: Judge) -> Parts:
-        """Check on two rows what later numbers rest on, and freeze weights that the task never uses."""
-        parameters = prepared.trainable()
-        table = self._data.encoded["train"].table
-        runtime.seed_everything(self._spec.training.seed)
-        finding, unused = certificates.accumulation_is_exact(
-            self._data.task, prepared.model, parameters, table, self._group.device
-        )
-        self._reporter.decision(finding)
-        for name in unused:
-            parameters.pop(name).requires_grad_(False)
-        if unused:
-            self._reporter.decision(
-                Decision("frozen", str(len(unused)), f"never used: {', '.join(sorted(unused)[:4])}")
-            )
-        self._reporter.decision(certificates.saving_is_lossless(parameters))
+    def _parts(self, prepared: Prepared, judge: Judge) -> Parts:
+        parameters = prove(self._spec.training.seed, self._data, prepared, self._group.device, self._reporter)
         return Parts(
             self._data.task,
             prepared.model,
