@@ -63,15 +63,19 @@ async def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         async with started_setting(Path(folder)) as setting:
-            await burst(setting, arguments.burst, rows, rate_bar=110.0)
-            for rate, bar_ms in ((5, 15.0), (20, 40.0)):
-                await latency(setting, rate, arguments.latency_s, bar_ms, rows)
-            await lifecycles(setting, arguments.lifecycles, rows)
-            await broken_watch(setting, rows)
-            await burst(setting, arguments.many, rows, rate_bar=None)
-            await idle(setting, arguments.idle_s, rows)
-            await killed(setting, rows)
-    show(rows)
+            steps = (
+                burst(setting, arguments.burst, rows, rate_bar=110.0),
+                *(latency(setting, *each, arguments.latency_s, rows) for each in ((5, 15.0), (20, 40.0))),
+                lifecycles(setting, arguments.lifecycles, rows),
+                broken_watch(setting, rows),
+                burst(setting, arguments.many, rows, rate_bar=None),
+                idle(setting, arguments.idle_s, rows),
+                killed(setting, rows),
+            )
+            for step in steps:
+                known = len(rows)
+                await step
+                show(rows[known:])
     document = {
         "at": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {"cpus": len(os.sched_getaffinity(0)), "platform": platform.platform(), "cpu": cpu_name()},
@@ -107,7 +111,7 @@ async def burst(setting: Setting, count: int, rows: list[Row], rate_bar: float |
             await load.drop()
 
 
-async def latency(setting: Setting, rate: int, seconds: float, bar_ms: float, rows: list[Row]) -> None:
+async def latency(setting: Setting, rate: int, bar_ms: float, seconds: float, rows: list[Row]) -> None:
     """Post at a steady rate; time from the accepted FineTuneJob to its Job's event."""
     async with Load(setting, f"steady-{rate}") as load:
         found = sorted(await load.post_steadily(rate, int(rate * seconds)))
@@ -132,8 +136,12 @@ async def lifecycles(setting: Setting, count: int, rows: list[Row]) -> None:
 
 
 async def idle(setting: Setting, seconds: float, rows: list[Row]) -> None:
-    """Do nothing for a while with every job of the large burst in place."""
-    await asyncio.sleep(20)
+    """Do nothing for a while with every job of the large burst in place, once each was told that no node takes it."""
+    before = write_counts(setting)
+    await asyncio.sleep(40)
+    while (now := write_counts(setting)) != before:
+        before = now
+        await asyncio.sleep(10)
     before, cpu_before, at = write_counts(setting), setting.operator.cpu_s(), time.monotonic()
     await asyncio.sleep(seconds)
     made = write_counts(setting) - before
@@ -182,7 +190,7 @@ def show(rows: list[Row]) -> None:
     """Print the table."""
     for each in rows:
         verdict = "" if not each.bar else ("met" if each.met else "MISSED")
-        print(f"{each.name:<52}{each.value:>10.2f} {each.unit:<5}{each.bar:>9} {verdict:<7} {each.note}")
+        print(f"{each.name:<52}{each.value:>10.2f} {each.unit:<5}{each.bar:>9} {verdict:<7} {each.note}", flush=True)
 
 
 if __name__ == "__main__":

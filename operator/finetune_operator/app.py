@@ -21,17 +21,19 @@ from finetune_operator.cluster import Cluster, Object
 from finetune_operator.health import Health
 from finetune_operator.lease import Lease
 from finetune_operator.metrics import Metrics
-from finetune_operator.observe import job_facts
+from finetune_operator.observe import JobFacts, job_facts
 from finetune_operator.queue import DirtyQueue, Priority
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.settings import Settings
-from finetune_operator.store import Record, Store, record_of
+from finetune_operator.store import Key, Record, Store, record_of
 from finetune_operator.watch import Collection, Watcher
 
 logger = logging.getLogger(__name__)
 
 _RELIST_AT_LEAST_S = 5.0
 _PATIENCE_S = 90.0
+# How many untouched jobs are worked on before the Jobs are known; each may cost a POST of what exists.
+_FRESH = 100
 _JOBS, _FINETUNEJOBS = "Jobs", "FineTuneJobs"
 
 
@@ -56,6 +58,7 @@ class Operator:
         self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[str | None, Mapping[str, Any]]] = deque()
+        self._fresh: set[Key] = set()
         self._listed_at = float("-inf")
         self._relist = asyncio.Event()
         self._synced = asyncio.Event()
@@ -124,10 +127,10 @@ class Operator:
     def _may_act(self, record: Record) -> bool:
         """Tell whether to work on a job now.
 
-        An untouched one needs nothing but itself, which is why it is first after a start; for the others the Jobs must
-        be known. A standby keeps what it hears and acts when the lease is its own.
+        A new one needs nothing but itself, which is why it is first after a start; for the others the Jobs must be
+        known. A standby keeps what it hears and acts when the lease is its own.
         """
-        ready = self._jobs.synced.is_set() or not record.phase
+        ready = self._jobs.synced.is_set() or (not record.phase and record.key in self._fresh)
         return ready and (self._lease is None or self._lease.held())
 
     def _drain(self) -> None:
@@ -137,6 +140,8 @@ class Operator:
             if kind == "DELETED":
                 self.store.remove(record.key, record.uid, record.version)
             elif self.store.put(record):
+                if kind == "ADDED" and not self._jobs.synced.is_set():
+                    self._fresh.add(record.key)
                 self.queue.add(record.key, Priority.FINISH if record.finished else Priority.NEW)
 
     async def _keep_listed(self) -> None:
@@ -145,7 +150,7 @@ class Operator:
         while True:
             try:
                 if not self._synced.is_set():
-                    await self._list(fieldSelector="status.phase=")
+                    await self._list_untouched()
                 await self._list()
                 self._synced.set()
                 self.health.expect(_FINETUNEJOBS, self.settings.relist_every_s + _PATIENCE_S)
@@ -162,23 +167,31 @@ class Operator:
             except TimeoutError:
                 self._jobs.relist()
 
-    async def _list(self, **selectors: str) -> None:
+    async def _list_untouched(self) -> None:
+        """List the jobs that have no status yet; the newest ones are likely to have no Job either, and come first."""
+        found: list[Record] = []
+        for namespace in self.settings.namespaces or ("",):
+            async for page in self.cluster.pages(paths.finetunejobs(namespace), fieldSelector="status.phase="):
+                found += map(record_of, page["items"])
+        found.sort(key=lambda record: -record.version)
+        self._fresh.update(each.key for each in found[:_FRESH])
+        for record in found:
+            if self.store.put(record):
+                self.queue.add(record.key)
+
+    async def _list(self) -> None:
         self._listed_at = time.monotonic()
         for namespace in self.settings.namespaces or ("",):
-            records = []
+            listed: set[str] = set()
             version = 0
-            async for page in self.cluster.pages(paths.finetunejobs(namespace), **selectors):
+            async for page in self.cluster.pages(paths.finetunejobs(namespace)):
                 version = int(page["metadata"]["resourceVersion"])
-                records += [record_of(each) for each in page["items"]]
-            known = [each for each in self.store.records.values() if not namespace or each.key.namespace == namespace]
-            if selectors:
-                changed = [each.key for each in records if self.store.put(each)]
-            else:
-                changed = list(self.store.replace_records(records, version, known))
-            for key in changed:
-                record = self.store.records.get(key)
-                finished = record is not None and record.finished
-                self.queue.add(key, Priority.ROUTINE if finished or not selectors else Priority.NEW)
+                for record in map(record_of, page["items"]):
+                    listed.add(record.uid)
+                    if self.store.put(record):
+                        self.queue.add(record.key, Priority.ROUTINE)
+            for key in self.store.purge(namespace, listed, version):
+                self.queue.add(key, Priority.ROUTINE)
 
     async def _keep_admissions(self) -> None:
         """Watch Kueue's Workloads where it is installed; looked for again now and then."""
@@ -216,6 +229,7 @@ class Operator:
         namespaces = self.settings.namespaces or ("",)
         return Collection(
             paths=tuple(paths.jobs(each) for each in namespaces),
+            read=job_facts,
             on_list=self._jobs_listed,
             on_event=self._job_event,
             on_restart=lambda: self.metrics.watch_restarts.labels("jobs").inc(),
@@ -224,10 +238,10 @@ class Operator:
             on_sign=lambda: self.health.expect(_JOBS, self.settings.watch_idle_s + _PATIENCE_S),
         )
 
-    def _jobs_listed(self, items: list[Object], version: int) -> None:
+    def _jobs_listed(self, items: list[JobFacts], version: int) -> None:
         # A list that succeeds after a broken watch is how an outage ends.
         self.queue.hurry()
-        for uid in self.store.replace_jobs(map(job_facts, items), version):
+        for uid in self.store.replace_jobs(items, version):
             self._touch(uid)
 
     def _job_event(self, kind: str, body: Object) -> None:

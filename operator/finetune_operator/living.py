@@ -13,8 +13,6 @@ from finetune_operator.settings import Settings
 from finetune_operator.status import Draft, rfc3339
 from finetune_operator.view import Decision, View
 
-_LOOK_AGAIN_S = 60.0
-
 
 def alive(view: View, decision: Decision, job: JobFacts, settings: Settings) -> Decision:
     draft = decision.draft
@@ -147,7 +145,7 @@ def _next_look(view: View, job: JobFacts, verdict_at: datetime | None) -> dateti
     seen_at = view.memory.pods_at
     if view.looked_at(job, "pending") is None or seen_at is None:
         return view.now
-    due = seen_at + timedelta(seconds=_LOOK_AGAIN_S)
+    due = seen_at + timedelta(seconds=view.look_again_s)
     return min(due, verdict_at) if verdict_at is not None and seen_at < verdict_at else due
 
 

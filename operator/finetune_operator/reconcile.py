@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOOKS_PER_PASS = 2
+_LOOK_AGAIN_S = 60.0
+# Over all jobs whose pods wait: however many they are, an idle operator stays idle.
+_LOOKS_PER_S = 4.0
 _NOT_YET_S = 0.5
 _TOLD_AFTER = 8
 
@@ -129,6 +132,7 @@ class Reconciler:
             now=self._cluster.now(),
             spec_hash=_hash_of_edited(record, manifest),
             admissions=self._store.admissions,
+            look_again_s=max(_LOOK_AGAIN_S, self._store.phases["Pending"] / _LOOKS_PER_S),
             version=record.version,
         )
 

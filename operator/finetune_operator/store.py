@@ -5,8 +5,9 @@ their answers arrive; a watch that is behind cannot undo them. A spec is kept as
 need 80 MiB.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -111,7 +112,8 @@ def record_of(body: Mapping[str, Any]) -> Record:
         generation=metadata.get("generation", 0),
         deleting="deletionTimestamp" in metadata,
         phase=status.get("phase", ""),
-        text=orjson.dumps(document),
+        # A copy of the right size: orjson's own keeps what it reserved, three times as much.
+        text=bytes(memoryview(orjson.dumps(document))),
     )
 
 
@@ -121,6 +123,8 @@ class Store:
     def __init__(self) -> None:
         """Start empty."""
         self.records: dict[Key, Record] = {}
+        self.phases: Counter[str] = Counter()
+        """How many jobs are in each phase."""
         self._children: dict[str, dict[str, JobFacts]] = {}
         self._keys: dict[str, Key] = {}
         self._memories: dict[str, Memory] = {}
@@ -160,6 +164,9 @@ class Store:
             if known.version > record.version:
                 return False
             self._forget(known)
+        if known is not None:
+            self.phases[known.phase] -= 1
+        self.phases[record.phase] += 1
         self.records[record.key] = record
         self._keys[record.uid] = record.key
         return True
@@ -175,6 +182,7 @@ class Store:
         if len(self._ended) > _ENDED:
             self._ended.popitem(last=False)
         del self.records[key]
+        self.phases[known.phase] -= 1
         return True
 
     def put_job(self, facts: JobFacts) -> bool:
@@ -213,18 +221,17 @@ class Store:
         """Note that what vanished was dealt with."""
         self._vanished.discard(uid)
 
-    def replace_records(self, records: Iterable[Record], version: int, known: Iterable[Record]) -> Iterator[Key]:
-        """Take a whole list at its version; yield the keys that are new, changed or gone.
+    def purge(self, namespace: str, listed: AbstractSet[str], version: int) -> Iterator[Key]:
+        """Drop what a whole list lacks; yield the keys that are gone.
 
-        `known` are the held records that the list would have; one that it lacks and that is not newer is dropped.
+        Args:
+            namespace: What was listed; empty for all namespaces.
+            listed: The uids of the list.
+            version: Of the list; a record that is newer stays.
         """
-        seen: set[str] = set()
-        for record in records:
-            seen.add(record.uid)
-            if self.put(record):
-                yield record.key
-        for ghost in known:
-            if ghost.uid not in seen and ghost.version <= version and self.remove(ghost.key, ghost.uid, version):
+        held = [each for each in self.records.values() if not namespace or each.key.namespace == namespace]
+        for ghost in held:
+            if ghost.uid not in listed and ghost.version <= version and self.remove(ghost.key, ghost.uid, version):
                 yield ghost.key
 
     def replace_jobs(self, jobs: Iterable[JobFacts], version: int) -> Iterator[str]:

@@ -32,6 +32,8 @@ class View:
     """Version of the object that status is of; a write onto any other is refused."""
     confirmed_missing: bool = False
     """Whether the API server itself said that the attempt's Job does not exist."""
+    look_again_s: float = 60.0
+    """How old a list of pods that wait may grow."""
     spec_hash: str = ""
     """Hash of a spec that was edited since the last status; empty for one that was not."""
 

@@ -69,13 +69,36 @@ def test_an_event_of_the_predecessor_does_not_replace_the_job_made_anew():
 def test_a_list_drops_what_it_lacks_and_keeps_what_is_newer_than_it():
     store = Store()
     store.put(record_of(body(5)))
-    gone = list(store.replace_records([], 6, list(store.records.values())))
+    gone = list(store.purge("", set(), 6))
     store.put(record_of(body(9, uid="u2")))
-    kept = list(store.replace_records([], 6, list(store.records.values())))
+    kept = list(store.purge("", set(), 6))
 
     assert gone == [KEY]
     assert kept == []
     assert store.records[KEY].uid == "u2"
+
+
+def test_a_list_of_one_namespace_drops_nothing_of_another():
+    store = Store()
+    store.put(record_of(body(5)))
+
+    assert list(store.purge("other", set(), 6)) == []
+    assert list(store.purge("ml", {"u1"}, 6)) == []
+    assert KEY in store.records
+
+
+def test_jobs_are_counted_by_their_newest_phase():
+    store = Store()
+    store.put(record_of(body(5)))
+    store.put(record_of(body(6, phase="Pending")))
+    pending = store.phases["Pending"], store.phases[""]
+    store.put(record_of(body(9, uid="u2", phase="Running")))
+    running = store.phases["Pending"], store.phases["Running"]
+    store.remove(KEY, "u2", 10)
+
+    assert pending == (1, 0)
+    assert running == (0, 1)
+    assert store.phases.total() == 0
 
 
 def test_a_job_that_vanished_is_noted_until_it_was_dealt_with():
