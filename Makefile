@@ -22,7 +22,7 @@ demo: env ## Train the example sentiment model, from the manifest to a checked a
 	.venv/bin/finetune run examples/movie-sentiment.yaml
 
 test: env ## Run every test; needs Go for those against a real API server
-	$(PY) -m pytest -m "not node"
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not node"
 
 node: env ## Install the chart on a real node of this machine and train there, the main stories; needs root, Debian and Go
 	tests/node/packages.sh
