@@ -120,12 +120,9 @@ class Load:
 
     async def post_jobs_and_children(self, count: int) -> float:
         """Post FineTuneJobs and, as their owner, the Jobs that the operator would post; return the seconds it took."""
-        path = f"/apis/batch/v1/namespaces/{self._namespace}/jobs"
 
         async def both(number: int) -> None:
-            made = await self._post_one(f"j{number}")
-            child = plan(validate_manifest(made), Attempt(1), Settings()).job
-            await self._send("POST", path, child)
+            await self._post_child(await self._post_one(f"j{number}"))
 
         started = time.monotonic()
         await self._spread(both(number) for number in range(count))
@@ -133,13 +130,15 @@ class Load:
         await self._until(lambda: len(self._seen) >= count)
         return took_s
 
-    async def post_steadily(self, rate: int, count: int) -> list[float]:
-        """Post at a rate; return for each the seconds from its acceptance to its Job's event."""
+    async def post_steadily(self, rate: int, count: int, *, children: bool = False) -> list[float]:
+        """Post at a rate, with `children` their Jobs too; return the seconds from acceptances to Jobs' events."""
         accepted: dict[str, float] = {}
 
         async def one(name: str) -> None:
-            await self._post_one(name)
+            made = await self._post_one(name)
             accepted[name] = time.monotonic()
+            if children:
+                await self._post_child(made)
 
         started = time.monotonic()
         tasks = []
@@ -178,6 +177,10 @@ class Load:
     async def _post_one(self, name: str) -> dict[str, Any]:
         path = f"{_ROOT}/namespaces/{self._namespace}/{names.PLURAL}"
         return await self._send("POST", path, manifest(self._namespace, name))
+
+    async def _post_child(self, made: dict[str, Any]) -> None:
+        child = plan(validate_manifest(made), Attempt(1), Settings()).job
+        await self._send("POST", f"/apis/batch/v1/namespaces/{self._namespace}/jobs", child)
 
     async def _pods(self) -> list[dict[str, Any]]:
         return (await self._send("GET", f"/api/v1/namespaces/{self._namespace}/pods"))["items"]
