@@ -34,6 +34,8 @@ _RELIST_AT_LEAST_S = 5.0
 _PATIENCE_S = 90.0
 # How many untouched jobs are worked on before the Jobs are known; each may cost a POST of what exists.
 _FRESH = 100
+# How long a Kueue that is installed after this process may go unheard.
+_LOOK_FOR_KUEUE_S = 15.0
 _JOBS, _FINETUNEJOBS = "Jobs", "FineTuneJobs"
 
 
@@ -201,7 +203,7 @@ class Operator:
                 root = f"/apis/{group['preferredVersion']['groupVersion']}"
                 await Watcher(self.cluster, self._workload_collection(root), random.Random()).run()
             except errors.ClusterError:
-                await asyncio.sleep(self.settings.relist_every_s)
+                await asyncio.sleep(_LOOK_FOR_KUEUE_S)
 
     def _workload_collection(self, root: str) -> Collection:
         namespaces = self.settings.namespaces or ("",)

@@ -16,6 +16,8 @@ from support.world import MERGE, World, complete_message
 
 KUEUE = "v0.19.2"
 WORKLOADS = "kueue.x-k8s.io_workloads.yaml"
+GROUP = "kueue.x-k8s.io"
+WORKLOADS_NAME = f"workloads.{GROUP}"
 
 
 @pytest.fixture
@@ -69,3 +71,23 @@ def test_a_queued_job_waits_suspended_mirrors_its_admission_and_runs_when_kueue_
     world.kubelet.finish(world.run(), message=complete_message())
     world.await_phase("Complete")
     assert len(world.children()) == 1
+
+
+def test_a_kueue_that_is_installed_after_the_operator_is_heard_without_a_restart(world: World):
+    definition = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{WORKLOADS_NAME}"
+    installed = world.api.get(definition).raise_for_status().json()
+    world.api.delete(definition).raise_for_status()
+    await_that(lambda: world.api.get(f"/apis/{GROUP}").status_code == 404, "an API without Kueue")
+    world.operator.start()
+    world.apply(scheduling={"queue": "team-a"})
+    world.await_child()
+    world.await_condition("Running", "False", "Queued")
+
+    new = {"metadata": {"name": WORKLOADS_NAME, "annotations": installed["metadata"]["annotations"]}}
+    posted = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", **new}
+    world.api.post(definition.rpartition("/")[0], json=posted | {"spec": installed["spec"]}).raise_for_status()
+    await_that(lambda: world.api.get(f"/apis/{GROUP}/v1beta2/workloads").is_success, "Workloads that are served")
+    (job,) = world.children()
+    workload(world, job, type="Admitted", status="True", reason="Admitted")
+
+    world.await_condition("Admitted", "True")

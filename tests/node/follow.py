@@ -6,7 +6,8 @@ import time
 from typing import Any, Self
 
 from finetune_api.names import API_VERSION, LABEL_JOB, PLURAL
-from node.world import TRAINING, World
+from node.submitted import TRAINING
+from node.world import World
 
 _READ_S = 300.0
 

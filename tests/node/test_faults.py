@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from node.node import NAME
-from node.world import SYSTEM, TRAINING, World, processes
+from node.submitted import TRAINING, processes
+from node.world import SYSTEM, World
 from support.waiting import await_that
 
 pytestmark = pytest.mark.e2e

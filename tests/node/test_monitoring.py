@@ -13,7 +13,8 @@ import yaml
 
 from finetune_api.names import METRICS_PORT
 from node.machine import Service
-from node.world import TRAINING, World
+from node.submitted import TRAINING
+from node.world import World
 from support.boards import asked
 from support.helm import CHART
 from support.waiting import await_that

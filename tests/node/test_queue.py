@@ -48,9 +48,10 @@ def queue(world: World, node: Node, images: Images, folder: Path) -> Iterator[st
 
 
 def test_a_queue_admits_one_job_lets_the_next_wait_and_preempts_for_an_urgent_one(world: World, queue: str):
-    first = world.submit("first", scheduling={"queue": queue}, training__maxSteps=60)
+    first = world.submit("first", scheduling={"queue": queue}, training__maxSteps=300)
     first.await_checkpoint()
-    assert first.condition("Admitted")["status"] == "True"
+    # Kueue came after the operator, which looks for it now and then.
+    await_that(lambda: first.condition("Admitted").get("status") == "True", "a job that is admitted")
 
     second = world.submit("second", scheduling={"queue": queue}, training__maxSteps=3)
     await_that(lambda: second.condition("Admitted").get("status") == "False", "a job that waits")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from node.world import SYSTEM, TRAINING, World
+from node.submitted import TRAINING
+from node.world import SYSTEM, World
 from support.boards import FILES
 from support.cluster import ROOT
 from support.helm import NEWEST, build_helm

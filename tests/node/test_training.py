@@ -4,7 +4,8 @@ import json
 import os
 import signal
 
-from node.world import TRAINING, World
+from node.submitted import TRAINING
+from node.world import World
 
 
 def test_two_pods_train_one_adapter_over_the_pod_network(world: World):
