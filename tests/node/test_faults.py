@@ -91,6 +91,8 @@ def test_a_container_over_its_memory_limit_is_told_as_such_and_tried_with_half_t
 
     assert status["failure"]["reason"] == "HostOutOfMemory", job.evidence()
     assert "half of" in status["resolved"]["microBatchLimit"]
+    # It would be halved again and again, and slow down what follows.
+    job.delete()
 
 
 def test_a_suspension_is_no_failure_even_when_the_trainer_exits_with_a_code_of_the_policy(world: World):
