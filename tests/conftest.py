@@ -28,7 +28,13 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_bert: Path, tiny_llama: Path, tiny_bart: Path, tiny_t5: Path) -> Mapping[str, Path]:
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("vit"), "vit")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bert: Path, tiny_llama: Path, tiny_bart: Path, tiny_t5: Path, tiny_vit: Path) -> Mapping[str, Path]:
     """The tiny model that suits each task."""
     special = {"causal-lm": tiny_llama, "preference": tiny_llama, "translation": tiny_bart, "summarization": tiny_t5}
+    special["image-classification"] = tiny_vit
     return defaultdict(lambda: tiny_bert, special)

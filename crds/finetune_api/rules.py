@@ -39,6 +39,7 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "summarization": ("text", "summary"),
     "next-sentence-prediction": ("text",),
     "recommendation": ("items",),
+    "image-classification": ("image", "label"),
 }
 """The columns that each task can use; the keys of `data.fields`."""
 
@@ -119,6 +120,13 @@ RULES: Final[tuple[Rule, ...]] = (
         "Set training.learningRate; lion's is about a fifth of adamw's, sgd's a hundred times it.",
     ),
     _only_for("training.packing", "task", "causal-lm"),
+    _only_for("training.augmentation", "task", "image-classification"),
+    Rule(
+        "data.maxLength",
+        _if(Has("data.maxLength"), Not(In("task", ("image-classification",)))),
+        "an image has no tokens to cut",
+        "Remove it.",
+    ),
     Rule(
         "training.maskProbability",
         _if(Has("training.maskProbability"), In("task", ("masked-lm", "next-sentence-prediction"))),

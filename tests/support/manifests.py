@@ -47,6 +47,7 @@ REFUSED: dict[str, dict[str, Any]] = {
             "translation",
             "summarization",
             "next-sentence-prediction",
+            "image-classification",
         )
     },
     "data.fields recommendation": {
@@ -78,6 +79,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "training.optimizer": {"training.optimizer": "lion"},
     "training.maxSteps": {"training.epochs": 1, "training.maxSteps": 5},
     "training.packing": {"training.packing": True},
+    "training.augmentation": {"training.augmentation": {"flip": True}},
+    "data.maxLength": {"task": "image-classification", "data.maxLength": 64},
     "training.maskProbability": {"training.maskProbability": 0.2},
     "training.labelSmoothing": {"task": "text-regression", "training.labelSmoothing": 0.1},
     "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}},
@@ -130,6 +133,8 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "training.optimizer": {"training": {"optimizer": "lion", "learningRate": 0.0001}},
     "training.maxSteps": {"training.maxSteps": 5},
     "training.packing": {"task": "causal-lm", "training.packing": True},
+    "training.augmentation": {"task": "image-classification", "training.augmentation": {"flip": True}},
+    "data.maxLength": {"data.maxLength": 64},
     "training.maskProbability": {"task": "masked-lm", "training.maskProbability": 0.2},
     "training.labelSmoothing": {"training.labelSmoothing": 0.1},
     "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}, "data.validation": {"fraction": 0.1}},

@@ -58,7 +58,7 @@ def minilm_folder() -> Path:
 
 
 def save_tiny_model(folder: Path, kind: str) -> Path:
-    """Save a 2-layer BERT, Llama, BART or T5 with MiniLM's tokenizer."""
+    """Save a 2-layer BERT, Llama, BART or T5 with MiniLM's tokenizer, or a network for images of 16 x 16 pixels."""
     import torch
     import transformers as t
 
@@ -72,6 +72,8 @@ def save_tiny_model(folder: Path, kind: str) -> Path:
         "max_position_embeddings": 128,
         "pad_token_id": 0,
     }
+    if kind in {"vit", "resnet", "convnext"}:
+        return _save_tiny_image_model(folder, kind)
     model: Any = {
         "bert": lambda: t.BertModel(t.BertConfig(**sizes)),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**sizes, bos_token_id=101, eos_token_id=102)),
@@ -87,6 +89,37 @@ def save_tiny_model(folder: Path, kind: str) -> Path:
         config |= {"chat_template": CHAT_TEMPLATE, "eos_token": "[SEP]"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+def _save_tiny_image_model(folder: Path, kind: str) -> Path:
+    import transformers as t
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    stages = {"hidden_sizes": [8, 16], "depths": [1, 1]}
+    model: Any = {
+        "vit": lambda: t.ViTForImageClassification(t.ViTConfig(**sizes, image_size=16, patch_size=4)),
+        "resnet": lambda: t.ResNetForImageClassification(
+            t.ResNetConfig(**stages, embedding_size=8, layer_type="basic")
+        ),
+        "convnext": lambda: t.ConvNextForImageClassification(t.ConvNextConfig(**stages, num_stages=2)),
+    }[kind]()
+    model.save_pretrained(folder)
+    mean = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "resample": 2, **mean}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def write_image(path: Path, index: int) -> None:
+    """Write stripes that lie as the index says, under noise, in a size of the index's own."""
+    import numpy as np
+    from PIL import Image
+
+    path.parent.mkdir(exist_ok=True)
+    height, width = 12 + index % 7, 12 + index % 5
+    stripes = np.indices((height, width))[index % 2] // 2 % 2 * 160
+    noise = np.random.default_rng(index).integers(0, 90, (height, width, 3))
+    Image.fromarray((stripes[:, :, None] + noise).astype(np.uint8)).save(path)
 
 
 def text(index: int) -> str:
@@ -123,12 +156,16 @@ def one_row(task: str, index: int) -> dict[str, Any]:
         "translation": {"source": text(index), "target": " ".join(reversed(words))},
         "summarization": {"text": text(index), "summary": words[0]},
         "next-sentence-prediction": {"text": ". ".join(text(index + k) for k in range(2 + index % 4))},
+        "image-classification": {"image": f"images/{index}.png", "label": ("lying", "standing")[index % 2]},
         "recommendation": {"items": [WORDS[(index + k * k) % len(WORDS)] for k in range(2 + index % 4)]},
     }[task]
 
 
 def write_rows(folder: Path, task: str, count: int = 48) -> Path:
     path = folder / f"{task}.jsonl"
+    if task.startswith("image-"):
+        for index in range(count):
+            write_image(folder / "images" / f"{index}.png", index)
     path.write_text("".join(json.dumps(one_row(task, index)) + "\n" for index in range(count)))
     return path
 

@@ -147,7 +147,7 @@ def test_conversations_whose_answer_is_cut_off_are_refused_beyond_five_percent(t
 
 def test_only_the_assistants_words_are_learned(tmp_path: Path, tiny_llama: Path):
     found = prepare_data(run_config(tmp_path, manifest("causal-lm", tiny_llama, write_rows(tmp_path, "causal-lm"))))
-    pieces = found.task.pieces(found.encoded["train"].table, 0, found.tokenizer)
+    pieces = found.task.pieces(found.encoded["train"].table, 0, found.processor)
 
     assert [piece.supervised for piece in pieces] == [False, True]
     assert pieces[1].text.replace(" ", "") == "yesitis[SEP]"

@@ -137,7 +137,13 @@ def test_an_artifact_is_loaded_back_with_identical_scores_and_merged_equals_adap
     sample = case.task.collate(case.table, ROWS[:4], None)
     told: list[str] = []
     handover = artifacts.Handover(
-        case.config.spec, case.task, case.data.files, case.prepared, sample, model_card(facts, case.config.spec)
+        case.config.spec,
+        case.task,
+        case.data.files,
+        case.data.processor,
+        case.prepared,
+        sample,
+        model_card(facts, case.config.spec),
     )
     place = tmp_path / "artifact"
 

@@ -1,4 +1,4 @@
-"""Hand the model over: weights in safetensors, tokenizer, model card, and a manifest with the sha256 of every file.
+"""Hand the model over: weights in safetensors, tokenizer or processor, card, and a manifest with the sha256 of all.
 
 An artifact is written aside, loaded back and compared, and only then renamed to its place: there is no half of one.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from finetune_api.method_types import OWN_WEIGHTS
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.checkpoint import sync_folder, write_manifest
+from finetune_trainer.data.processor import Processor
 from finetune_trainer.errors import StorageUnavailable, TrainerError
 from finetune_trainer.methods import Prepared, load_update
 from finetune_trainer.methods.base import Update
@@ -25,17 +26,6 @@ from finetune_trainer.runtime import Decision
 from finetune_trainer.sources import ModelFiles
 from finetune_trainer.tasks.base import Batch, Task
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 MERGE_TOLERANCE = 2e-4
 """Largest difference of a score between the trained model and one whose weights were added up, as when merged, relative
 to the largest score: float32 rounding."""
@@ -50,6 +40,7 @@ class Handover:
     spec: FineTuneJobSpec
     task: Task
     files: ModelFiles
+    processor: Processor
     prepared: Prepared
     sample: Batch
     card: str
@@ -85,11 +76,11 @@ def write_artifact(handover: Handover, place: Path, on_check: Callable[[Decision
                 folder = aside / form
                 _WRITERS[form](handover, folder)
                 if form != "adapter":
-                    _write_tokenizer(handover, folder)
+                    handover.processor.save(folder)
                 found = _scores(_LOADERS[form](handover, folder), handover.sample)
                 on_check(_compare(form, expected, found, _allowed(form, handover.prepared)))
             if "adapter" in default_formats(handover.spec):
-                _write_tokenizer(handover, aside / "adapter")
+                handover.processor.save(aside / "adapter")
         (aside / "README.md").write_text(handover.card, encoding="utf-8")
         digest = write_manifest(aside)
         if place.exists():
@@ -168,18 +159,3 @@ _LOADERS: Mapping[str, Callable[[Handover, Path], nn.Module]] = {
     "merged": _load_plain,
     "full": _load_plain,
 }
-
-
-def _write_tokenizer(handover: Handover, folder: Path) -> None:
-    source = handover.files.folder
-    if handover.files.gguf_file is None and (source / "tokenizer.json").exists():
-        for name in _TOKENIZER_FILES:
-            if (source / name).exists():
-                shutil.copyfile(source / name, folder / name)
-        return
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(
-        str(source), gguf_file=handover.files.gguf_file, local_files_only=True
-    )
-    tokenizer.save_pretrained(str(folder))

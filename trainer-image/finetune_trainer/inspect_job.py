@@ -72,7 +72,7 @@ def show_data(config: RunConfig) -> dict[str, Any]:
             "label": printable(data.task.label_text(train.examples[row])),
             "pieces": [
                 {"text": printable(piece.text), "supervised": piece.supervised}
-                for piece in data.task.pieces(train.table, row, data.tokenizer)
+                for piece in data.task.pieces(train.table, row, data.processor)
             ],
         }
         for row in range(min(_SAMPLES, len(train.table)))

@@ -109,6 +109,8 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                # A classifier over other classes; whether the backbone fits is checked below.
+                ignore_mismatched_sizes=head.kind == "image-classification",
             )
     except Exception as error:  # safetensors, OS and shape errors share no class
         raise ModelNotFound(
@@ -118,7 +120,7 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
     if files.gguf_file is not None:
         # Its weights are plain float32 by now; transformers would refuse to save them.
         model.hf_quantizer = None
-    missing = sorted(info["missing_keys"])
+    missing = sorted({*info["missing_keys"], *(str(each[0]) for each in info["mismatched_keys"])})
     # A model that is its own backbone (T5) has names without its prefix, and no new head.
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     backbone = [name for name in missing if name.startswith(prefix) and ".pooler." not in name]

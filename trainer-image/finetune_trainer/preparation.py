@@ -1,13 +1,13 @@
 """From a run configuration to everything that training needs, in the order in which mistakes are cheapest to find.
 
-Data first, then the tokenizer, then the token tables, then the model. `run` trains what this returns; `plan` and `data`
-show it.
+Data first, then the tokenizer or processor, then the token tables, then the model. `run` trains what this returns;
+`plan` and `data` show it.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from finetune_api.run_config import RunConfig
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.checkpoint import sha256_of
 from finetune_trainer.data.formats import files_of
+from finetune_trainer.data.looking import digest_of, keep, look
+from finetune_trainer.data.media import MediaColumn, Workers
+from finetune_trainer.data.processor import Processor
 from finetune_trainer.data.schema import Example
 from finetune_trainer.data.split import Splits, load_splits
 from finetune_trainer.data.table import TokenTable, cached
-from finetune_trainer.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_trainer.errors import ConfigError, DataError, ModelNotFound
-from finetune_trainer.runtime import Decision
+from finetune_trainer.runtime import Decision, cpu_quota
 from finetune_trainer.sources import ModelFiles, Places, locate_data, locate_model, places_of
-from finetune_trainer.tasks import TASKS, build_task
+from finetune_trainer.tasks import TASKS, build_task, load_processor
 from finetune_trainer.tasks.base import Encoded, Refused, Task
 
 _REFUSED_SHARE = 0.05
@@ -32,11 +34,11 @@ _DEFAULT_LENGTH = 2048
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Data and tokenizer of a run, ready for the model."""
+    """Data and processor of a run, ready for the model."""
 
     splits: Splits
     files: ModelFiles
-    tokenizer: Tokenizer
+    processor: Processor
     task: Task
     encoded: Mapping[str, Encoded]
     digests: Mapping[str, str]
@@ -61,32 +63,40 @@ def prepare_data(config: RunConfig) -> Prepared:
     spec = config.spec
     places = places_of(config)
     reader = TASKS[spec.task].read
-    splits = load_splits(spec.data, reader, spec.training.seed, lambda uri: locate_data(uri, places))
+    splits = load_splits(spec.data, reader, spec.training.seed, lambda uri: locate_data(uri, places), places.cache)
     files = locate_model(spec.model.uri, places)
-    tokenizer = load_tokenizer(files.folder, files.gguf_file)
-    task = build_task(spec, splits, tokenizer)
+    processor = load_processor(spec.task, files)
+    workers = Workers(max(1, int(cpu_quota() / config.processes)))
+    splits = _looked(splits, processor, workers, places.cache)
+    task = build_task(spec, splits, processor)
     _check_metrics(spec, task)
-    max_length, reason = _max_length(spec, tokenizer, files)
-    digests = _digests(spec, places)
+    max_length, reason = _max_length(spec, processor, files)
+    digests = _digests(spec, places, splits)
     key = {
         "data": {"digests": digests, "spec": spec.data.to_dict(), "seed": spec.training.seed},
         "task": {"name": task.name, **task.fingerprint()},
-        "tokenizer": hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest(),
-        "template": tokenizer.chat_template,
+        "processor": processor.fingerprint(),
         "maxLength": max_length,
     }
-    encoder = _Encoder(task, tokenizer, max_length, places.cache, key)
+    encoder = _Encoder(task, processor, workers, max_length, places.cache, key)
     encoded = {name: encoder.encode(name, rows) for name, rows in splits.named().items() if rows}
     return Prepared(
         splits,
         files,
-        tokenizer,
+        processor,
         task,
         encoded,
         digests,
         max_length,
         (Decision("maxLength", str(max_length), reason), *_told(encoded)),
     )
+
+
+def _looked(splits: Splits, processor: Processor, workers: Workers, cache: Path) -> Splits:
+    """Return the sets with every image and sound looked at."""
+    if not processor.decoders:
+        return splits
+    return Splits(**{name: look(rows, processor.decoders, workers, cache) for name, rows in splits.named().items()})
 
 
 def _check_metrics(spec: FineTuneJobSpec, task: Task) -> None:
@@ -102,10 +112,10 @@ def _check_metrics(spec: FineTuneJobSpec, task: Task) -> None:
             )
 
 
-def _max_length(spec: FineTuneJobSpec, tokenizer: Tokenizer, files: ModelFiles) -> tuple[int, str]:
+def _max_length(spec: FineTuneJobSpec, processor: Processor, files: ModelFiles) -> tuple[int, str]:
     positions = _positions(files)
     limits = [
-        limit for limit in (tokenizer.model_max_length, positions and positions - spec.method.input_tokens) if limit
+        limit for limit in (processor.model_max_length, positions and positions - spec.method.input_tokens) if limit
     ]
     limit = min(limits) if limits else _DEFAULT_LENGTH
     wanted = spec.data.max_length
@@ -129,8 +139,11 @@ def _positions(files: ModelFiles) -> int | None:
         raise ModelNotFound(f"{files.uri}: config.json is damaged ({error})", remedy="Copy the model again.") from error
 
 
-def _digests(spec: FineTuneJobSpec, places: Places) -> dict[str, str]:
-    """Return the sha256 of every set's files; a held-out part has the digest of the training rows."""
+def _digests(spec: FineTuneJobSpec, places: Places, splits: Splits) -> dict[str, str]:
+    """Return the sha256 of every set's files, with the images and sounds that its rows name.
+
+    A held-out part has the digest of the training rows.
+    """
     digests: dict[str, str] = {}
     for name in ("train", "validation", "test"):
         source = getattr(spec.data, name)
@@ -140,15 +153,20 @@ def _digests(spec: FineTuneJobSpec, places: Places) -> dict[str, str]:
             digests[name] = digests["train"]
             continue
         files = files_of(locate_data(source.uri, places), source.format)
-        whole = "".join(sha256_of(file) for file, _ in files)
-        digests[name] = sha256_of(files[0][0]) if len(files) == 1 else hashlib.sha256(whole.encode()).hexdigest()
+        parts = [sha256_of(file) for file, found in files if found != "folder"]
+        for each, examples in splits.named().items():
+            held_out = name == "train" and (section := getattr(spec.data, each)) is not None and section.uri is None
+            if (each == name or held_out) and any(example.media for example in examples):
+                parts.append(digest_of(examples))
+        digests[name] = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
     return digests
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
     task: Task
-    tokenizer: Tokenizer
+    processor: Processor
+    workers: Workers
     max_length: int
     cache: Path
     key: Mapping[str, Any]
@@ -157,7 +175,7 @@ class _Encoder:
         """Tokenise a set, or take it from the cache; too many refused rows are an error."""
 
         def build() -> tuple[TokenTable, Any]:
-            found = self.task.encode(examples, self.tokenizer, self.max_length)
+            found = self.task.encode(examples, self.processor, self.max_length)
             number = {id(example): index for index, example in enumerate(examples)}
             notes = {
                 "kept": [number[id(example)] for example in found.examples],
@@ -174,7 +192,16 @@ class _Encoder:
                 f"{len(refused)} of {len(examples)} {name} rows cannot be used ({shown})",
                 remedy=f"Correct them, or raise data.maxLength (now {self.max_length}).",
             )
-        return Encoded(table, [examples[index] for index in notes["kept"]], refused, notes["cut"])
+        kept = [examples[index] for index in notes["kept"]]
+        return Encoded(replace(table, media=self._media(kept)), kept, refused, notes["cut"])
+
+    def _media(self, examples: Sequence[Example]) -> dict[str, MediaColumn]:
+        """Return the images and sounds of the rows; those of a small set are decoded now, damage is told now."""
+        columns: dict[str, MediaColumn] = {}
+        for name, decoder in self.processor.decoders.items():
+            sources = [example.media[name] for example in examples]
+            columns[name] = keep(self.cache, MediaColumn(sources, decoder, self.workers))
+        return columns
 
 
 def _told(encoded: Mapping[str, Encoded]) -> list[Decision]:

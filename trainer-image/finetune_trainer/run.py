@@ -280,6 +280,7 @@ class _Run:
                 self._spec,
                 self._data.task,
                 self._data.files,
+                self._data.processor,
                 prepared,
                 self._data.task.collate(table, rows, None).to(self._group.device),
                 model_card(facts, self._spec),

@@ -21,6 +21,7 @@ from finetune_api.spec.job import FineTuneJob, FineTuneJobSpec, Metadata, Task
 from finetune_api.spec.model_data import Data, DataSource, Format, HeldOut, Model
 from finetune_api.spec.pod import EnvVar, Pod, Volume, VolumeMount
 from finetune_api.spec.training import (
+    Augmentation,
     Checkpoint,
     EarlyStopping,
     Evaluation,
@@ -33,6 +34,7 @@ from finetune_api.spec.training import (
 )
 
 __all__ = [
+    "Augmentation",
     "Checkpoint",
     "Data",
     "DataSource",

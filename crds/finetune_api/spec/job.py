@@ -24,6 +24,7 @@ Task = Literal[
     "masked-lm",
     "next-sentence-prediction",
     "recommendation",
+    "image-classification",
 ]
 
 
@@ -38,7 +39,8 @@ class FineTuneJobSpec(Contract):
     translation and summarization: a text from a text, by a model with an encoder and a decoder; causal-lm: the next
     token of plain text, of completions or of an assistant's turns; preference: the better of two completions (DPO);
     masked-lm: hidden tokens; next-sentence-prediction: hidden tokens, and whether a text continues another, from
-    documents; recommendation: the next item of a history, trained from nothing."""
+    documents; recommendation: the next item of a history, trained from nothing; image-classification: a
+    label of an image."""
     model: Model
     """The model that training starts from."""
     data: Data

@@ -104,6 +104,21 @@ class EarlyStopping(Contract):
     """Evaluations without an improvement before training stops."""
 
 
+class Augmentation(Contract):
+    """How training images are changed, anew in every epoch; drawn from training.seed, epoch and row."""
+
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Show a random part of each image, of its area at least this much, in the model's size; authors use 0.08 to 0.6.
+    The whole image when absent."""
+    flip: bool | None = None
+    """Mirror every second image left to right; not for digits or letters."""
+    mixup: Annotated[float, Field(gt=0, le=16)] | None = None
+    """Add another image of the set, and its label, by a share drawn from Beta(mixup, mixup); 0.2 is usual."""
+    cutmix: Annotated[float, Field(gt=0, le=16)] | None = None
+    """Put a rectangle of another image into each, and its label by the area, drawn as for mixup; 1 is usual. With both,
+    one of them by chance. Each of the two decodes two images per row."""
+
+
 class Training(Contract):
     """The optimisation over a fixed global batch."""
 
@@ -148,6 +163,8 @@ class Training(Contract):
     embedding_noise: Annotated[float, Field(gt=0, le=100)] | None = None
     """NEFTune: uniform noise on the embedded input while training, at most this over the root of tokens times width;
     its authors use 5 to 15."""
+    augmentation: Augmentation | None = None
+    """Change training images at random. image-classification only."""
     early_stopping: EarlyStopping | None = None
     """Stop before the end when the validation metric no longer improves; needs data.validation."""
 

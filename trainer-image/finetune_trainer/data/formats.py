@@ -1,4 +1,4 @@
-"""Read rows from files: jsonl, csv, parquet, plain text, tagged words (conll).
+"""Read rows from files: jsonl, csv, parquet, plain text, tagged words (conll); and from folders of images or sounds.
 
 A folder is read in the order of its files' names. Every row knows its file and number, so that every later complaint
 can name them. What a row means is decided elsewhere.
@@ -7,10 +7,12 @@ can name them. What a row means is decided elsewhere.
 import csv
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from finetune_trainer.data.cells import Cells
 from finetune_trainer.errors import DataError
 
 MAX_TEXT_BYTES = 2 * 1024 * 1024
@@ -23,6 +25,11 @@ _ENDINGS = {
     ".txt": "text",
     ".conll": "conll",
 }
+_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_SOUNDS = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
+_ROWS_AT_ONCE, _CELLS_AT_ONCE = 65536, 64
+"""Rows of parquet that are in memory together, without bytes in cells and with them: thousands of images are gigabytes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,13 @@ class Row:
     file: str
     number: int
     values: dict[str, Any]
+    folder: Path = Path()
+    """Where paths in it start."""
+
+    @property
+    def place(self) -> str:
+        """File and row, for messages."""
+        return f"{self.file}, row {self.number}"
 
     def refuse(self, found: str, remedy: str) -> NoReturn:
         """Stop because of this row.
@@ -43,18 +57,19 @@ class Row:
         Raises:
             DataError: Always; it names the file and the row.
         """
-        raise DataError(f"{self.file}, row {self.number}: {found}", remedy=remedy)
+        raise DataError(f"{self.place}: {found}", remedy=remedy)
 
 
 def files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
     """List the files behind a path with their formats.
 
     Args:
-        path: A file, or a folder whose known files are taken in the order of their names.
+        path: A file, or a folder whose known files are taken in the order of their names; without any, the folder
+            itself when images or sounds are in it.
         file_format: auto, or the format that every file must have.
 
     Returns:
-        Pairs of file and format, never none.
+        Pairs of path and format, never none.
 
     Raises:
         DataError: Nothing is there, or a file's format cannot be told.
@@ -62,11 +77,17 @@ def files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
     if not path.exists():
         raise DataError(f"{path}: there is no such file", remedy="Correct data.*.uri; file:// starts at the manifest.")
     if path.is_dir():
+        if file_format == "folder":
+            return [(path, "folder")]
         files = [(each, _ENDINGS[each.suffix]) for each in sorted(path.iterdir()) if each.suffix in _ENDINGS]
-        if not files:
-            known = ", ".join(sorted(_ENDINGS))
-            raise DataError(f"{path}: the folder holds no data file", remedy=f"Put files ending in {known} there.")
-        return [(file, found if file_format == "auto" else file_format) for file, found in files]
+        if files:
+            return [(file, found if file_format == "auto" else file_format) for file, found in files]
+        if file_format == "auto" and any(_media_of(path)):
+            return [(path, "folder")]
+        known = ", ".join(sorted(_ENDINGS))
+        raise DataError(
+            f"{path}: the folder holds no data file", remedy=f"Put files ending in {known}, images or sounds there."
+        )
     if file_format == "auto" and path.suffix not in _ENDINGS:
         raise DataError(
             f"{path}: the format cannot be told from the ending {path.suffix!r}",
@@ -75,12 +96,13 @@ def files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
     return [(path, _ENDINGS[path.suffix] if file_format == "auto" else file_format)]
 
 
-def read_rows(path: Path, file_format: str = "auto") -> list[Row]:
+def read_rows(path: Path, file_format: str = "auto", cache: Path | None = None) -> list[Row]:
     """Read every row behind a path.
 
     Args:
         path: A file or a folder of files.
-        file_format: auto, jsonl, csv, parquet, text or conll.
+        file_format: auto, jsonl, csv, parquet, text, conll or folder.
+        cache: Where bytes in cells of parquet go; they stay in the rows when None.
 
     Returns:
         All rows, never none.
@@ -91,7 +113,7 @@ def read_rows(path: Path, file_format: str = "auto") -> list[Row]:
     rows: list[Row] = []
     for file, found in files_of(path, file_format):
         before = len(rows)
-        rows += _READERS[found](file)
+        rows += _parquet(file, cache) if found == "parquet" else _READERS[found](file)
         if len(rows) == before:
             raise DataError(f"{file}: the file has no rows", remedy="Write rows into it, or leave it out.")
     return rows
@@ -123,7 +145,7 @@ def _jsonl(file: Path) -> Iterator[Row]:
             Row(file.name, number, {}).refuse(
                 f"a JSON {type(values).__name__}, not an object", "Write one JSON object per line."
             )
-        yield Row(file.name, number, values)
+        yield Row(file.name, number, values, file.parent)
 
 
 def _csv(file: Path) -> Iterator[Row]:
@@ -132,7 +154,7 @@ def _csv(file: Path) -> Iterator[Row]:
     number = 0
     try:
         for number, values in enumerate(reader, start=1):
-            row = Row(file.name, number, values)
+            row = Row(file.name, number, values, file.parent)
             if "" in values:
                 row.refuse("more cells than the header has columns", "Quote texts that contain the separator.")
             if None in values.values():
@@ -142,19 +164,39 @@ def _csv(file: Path) -> Iterator[Row]:
         Row(file.name, number + 1, {}).refuse(f"damaged CSV ({error})", 'Write quotes inside a quoted text as "".')
 
 
-def _parquet(file: Path) -> Iterator[Row]:
+def _parquet(file: Path, cache: Path | None) -> Iterator[Row]:
     import pyarrow as pa  # noqa: PLC0415 - 0.5 s that other formats do not need
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     number = 0
     try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches():
+        with pq.ParquetFile(file) as table, ExitStack() as stack:
+            cells: Cells | None = None
+            if cache is not None and any("binary" in str(each.type) for each in table.schema_arrow):
+                cells = stack.enter_context(Cells(file, cache))
+            for batch in table.iter_batches(_CELLS_AT_ONCE if cells else _ROWS_AT_ONCE):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(file.name, number, values)
+                    yield Row(file.name, number, cells.take_out(values) if cells else values, file.parent)
     except (pa.ArrowException, OSError) as error:
         Row(file.name, number + 1, {}).refuse(f"damaged parquet ({error})", "Copy the file again; it may be cut off.")
+
+
+def _media_of(folder: Path) -> Iterator[Path]:
+    """Yield the images and sounds in a folder and its subfolders."""
+    for each in sorted(folder.rglob("*")):
+        if each.suffix.lower() in _IMAGES | _SOUNDS and each.is_file():
+            yield each
+
+
+def _folder(folder: Path) -> Iterator[Row]:
+    """Read a row per image or sound; its label is the name of the subfolder of `folder` that it is in."""
+    for each in _media_of(folder):
+        name = each.relative_to(folder)
+        values: dict[str, Any] = {"image" if each.suffix.lower() in _IMAGES else "audio": name.as_posix()}
+        if len(name.parts) > 1:
+            values["label"] = name.parts[0]
+        yield Row(name.as_posix(), 1, values, folder)
 
 
 def _text(file: Path) -> Iterator[Row]:
@@ -184,7 +226,7 @@ def _conll(file: Path) -> Iterator[Row]:
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "csv": _csv,
-    "parquet": _parquet,
     "text": _text,
     "conll": _conll,
+    "folder": _folder,
 }

@@ -5,7 +5,8 @@ these parts (`read` in its module). What is wrong with a row is said before any 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from finetune_trainer.data.formats import MAX_TEXT_BYTES, Row
@@ -29,7 +30,32 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "choices": ("choices", "options", "endings"),
     "chosen": ("chosen", "preferred"),
     "rejected": ("rejected", "dispreferred"),
+    "image": ("image", "img", "image_path", "file_name", "path"),
+    "audio": ("audio", "sound", "audio_path", "audio_filepath", "file_name", "path"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The encoded bytes of one image or sound: a file, or a piece of one."""
+
+    file: Path
+    name: str
+    """What the data calls it."""
+    place: str
+    """File and row that name it, for messages."""
+    start: int = 0
+    size: int = -1
+    """Bytes of the piece; -1 for the whole file."""
+    sha256: str = ""
+    shape: tuple[int, ...] = ()
+    """Of the decoded array; known, with the sha256, once it was looked at."""
+
+    def read(self) -> bytes:
+        """Return the bytes."""
+        with self.file.open("rb") as stream:
+            stream.seek(self.start)
+            return stream.read(self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +74,13 @@ class Example:
     """Where each answer begins in the text."""
     rejected: "Example | None" = None
     """The same with a worse completion."""
+    media: Mapping[str, Source] = field(default_factory=dict[str, Source])
+    """Images and sounds by role: `image`, `audio`; a role that a row lacks is left out."""
 
     @property
     def place(self) -> str:
         """File and row, for messages."""
-        return f"{self.row.file}, row {self.row.number}"
+        return self.row.place
 
 
 Read = Callable[[Row], Example]

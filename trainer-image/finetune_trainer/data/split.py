@@ -32,7 +32,7 @@ class Splits:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def load_splits(data: Data, reader: Callable[[Columns], Read], seed: int, locate: Locate) -> Splits:
+def load_splits(data: Data, reader: Callable[[Columns], Read], seed: int, locate: Locate, cache: Path) -> Splits:
     """Read every set.
 
     Args:
@@ -40,6 +40,7 @@ def load_splits(data: Data, reader: Callable[[Columns], Read], seed: int, locate
         reader: The task's, from columns to what reads one row.
         seed: Decides which rows a fraction holds out.
         locate: Turns an address into a local path.
+        cache: Where bytes in cells go.
 
     Returns:
         The sets; no row is in two of them.
@@ -49,7 +50,7 @@ def load_splits(data: Data, reader: Callable[[Columns], Read], seed: int, locate
     """  # noqa: DOC502
 
     def read(uri: str, file_format: str) -> list[Example]:
-        return to_examples(read_rows(locate(uri), file_format), reader, data.fields)
+        return to_examples(read_rows(locate(uri), file_format, cache), reader, data.fields)
 
     def take(held_out: HeldOut | None, rest: list[Example], stream: int) -> tuple[list[Example], list[Example]]:
         if held_out is None:

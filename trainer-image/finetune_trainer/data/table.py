@@ -10,12 +10,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from finetune_trainer.data.media import MediaColumn
 
 Array = npt.NDArray[Any]
 INPUT_IDS = "input_ids"
@@ -28,12 +30,13 @@ class TokenTable:
     """N tokenised rows.
 
     `ragged` maps a column to its values over all tokens, [sum of lengths]; `offsets` is [N + 1]; `dense` maps a column
-    to [N, width].
+    to [N, width]; `media` maps a role to the rows' images or sounds, which are decoded when a batch is made.
     """
 
     offsets: Array
     ragged: Mapping[str, Array]
     dense: Mapping[str, Array]
+    media: Mapping[str, MediaColumn] = field(default_factory=dict[str, MediaColumn])
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -50,10 +53,13 @@ class TokenTable:
 
 def build_table(ragged: Mapping[str, Sequence[Sequence[int]]], dense: Mapping[str, Array]) -> TokenTable:
     """Flatten rows into a table; every ragged column has the same lengths."""
-    lengths = np.fromiter((len(row) for row in ragged[INPUT_IDS]), dtype=np.int64)
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    offsets = offsets_of([len(row) for row in ragged[INPUT_IDS]])
     return TokenTable(offsets, {name: _flat(rows) for name, rows in ragged.items()}, dense)
+
+
+def media_table(lengths: Sequence[int], dense: Mapping[str, Array]) -> TokenTable:
+    """Return a table of rows that are images or sounds, each as long as the tokens that the model makes of it."""
+    return TokenTable(offsets_of(lengths), {}, dense)
 
 
 def cached(folder: Path, key: Mapping[str, Any], build: Callable[[], tuple[TokenTable, Any]]) -> tuple[TokenTable, Any]:
@@ -100,6 +106,13 @@ def _read(place: Path) -> tuple[TokenTable, Any]:
         {name: load(name) for name in meta["dense"]},
     )
     return table, meta["notes"]
+
+
+def offsets_of(lengths: Sequence[int] | Array) -> Array:
+    """Return where each row begins, and behind them where the last one ends, [N + 1]."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def _flat(rows: Sequence[Sequence[int]]) -> Array:

@@ -5,7 +5,9 @@ compares the ids of both. Other forms (GGUF, a vocabulary without tokenizer.json
 AutoTokenizer once.
 """
 
+import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +20,23 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
+    from finetune_trainer.data.media import Decoder
+
 _UNLIMITED = 10**6
 _CONFIG, _SPECIAL, _TEMPLATE = "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
 _MODEL = "config.json"
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+"""What a tokenizer may consist of."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,32 @@ class Tokenizer:
     model_max_length: int | None
     decoder_start_id: int | None = None
     """What the decoder of an encoder-decoder model begins with; None for other models."""
+    source: Path = Path()
+    """The model's folder."""
+    gguf_file: str | None = None
+    """The file in it that the tokenizer is taken from, when it is one."""
+
+    @property
+    def decoders(self) -> "Mapping[str, Decoder]":
+        """Text needs none."""
+        return {}
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Return what decides the ids."""
+        whole = hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+        return {"tokenizer": whole, "template": self.chat_template}
+
+    def save(self, folder: Path) -> None:
+        """Write the model's own files, or what transformers converts them to."""
+        if self.gguf_file is None and (self.source / "tokenizer.json").exists():
+            copy_files(self.source, folder, FILES)
+            return
+        from transformers import AutoTokenizer  # noqa: PLC0415
+
+        converted: Any = AutoTokenizer.from_pretrained(
+            str(self.source), gguf_file=self.gguf_file, local_files_only=True
+        )
+        converted.save_pretrained(str(folder))
 
     def id_of(self, name: str) -> int | None:
         """Return the id of `eos_token`, `pad_token`, `mask_token`, ...; None when the model has none."""
@@ -163,6 +205,7 @@ def load_tokenizer(folder: Path, gguf_file: str | None = None) -> Tokenizer:
             template.read_text(encoding="utf-8") if template.exists() else _template_of(config),
             _limit(config.get("model_max_length")),
             _read_json(folder / _MODEL).get("decoder_start_token_id"),
+            folder,
         )
     return _converted(folder, gguf_file)
 
@@ -179,7 +222,14 @@ def _converted(folder: Path, gguf_file: str | None) -> Tokenizer:
         ) from error
     special = {name: str(token) for name, token in found.special_tokens_map.items() if isinstance(token, str)}
     start = _read_json(folder / _MODEL).get("decoder_start_token_id")
-    return Tokenizer(backend, special, found.chat_template, _limit(found.model_max_length), start)
+    return Tokenizer(backend, special, found.chat_template, _limit(found.model_max_length), start, folder, gguf_file)
+
+
+def copy_files(source: Path, folder: Path, names: Sequence[str]) -> None:
+    """Copy those files that are there."""
+    for name in names:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

@@ -15,6 +15,7 @@ from finetune_trainer.lean import AttentionInterface, PreTrainedModel, sdpa_atte
 from finetune_trainer.methods.base import MethodModule, Prepared
 from finetune_trainer.methods.saving import saved_method
 from finetune_trainer.models import Loaded
+from finetune_trainer.statistics import freeze_statistics
 
 __all__ = ["METHODS", "Prepared", "attach", "load_update", "prepare"]
 
@@ -43,6 +44,7 @@ def prepare(method: Method, loaded: Loaded) -> Prepared:
     prepared = _module(method).prepare(method, loaded)
     use_cheap_dropout(prepared.model)
     use_row_gradients(prepared.model)
+    freeze_statistics(prepared.model)
     AttentionInterface.register("sdpa", _attention)
     return prepared
 

@@ -42,9 +42,14 @@ def choose_layers(model: nn.Module, wanted: str) -> tuple[list[str], str]:
         Module names, and the reason.
 
     Raises:
-        ConfigError: No linear layer has such a name.
-    """  # noqa: DOC502
+        ConfigError: No linear layer has such a name, or there is none at all.
+    """
     linear = linear_layers(model)
+    if not linear:
+        raise ConfigError(
+            f"a {getattr(model.config, 'model_type', 'this')} model has no linear layers that could get an update",
+            remedy="Set method.type to full or head.",
+        )
     if wanted == "all-linear":
         return list(linear), "targets is all-linear"
     if wanted == "auto":

@@ -1,11 +1,14 @@
 """The registry: from a task's name in the manifest to the module that reads its rows and builds it."""
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.data.processor import Processor
 from finetune_trainer.data.split import Splits
-from finetune_trainer.data.tokenizer import Tokenizer
+from finetune_trainer.data.tokenizer import load_tokenizer
+from finetune_trainer.sources import ModelFiles
 from finetune_trainer.tasks import (
     causal_lm,
     embedding,
+    image_classification,
     masked_lm,
     multiple_choice,
     next_sentence,
@@ -34,9 +37,16 @@ TASKS: dict[str, TaskModule] = {
     "masked-lm": masked_lm,
     "next-sentence-prediction": next_sentence,
     "recommendation": recommendation,
+    "image-classification": image_classification,
 }
 
 
-def build_task(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Task:
+def load_processor(task: str, files: ModelFiles) -> Processor:
+    """Return what turns rows into the model's input: what the task's module loads, else the model's tokenizer."""
+    load = getattr(TASKS[task], "load_processor", None)
+    return load(files) if load else load_tokenizer(files.folder, files.gguf_file)
+
+
+def build_task(spec: FineTuneJobSpec, splits: Splits, processor: Processor) -> Task:
     """Return the task of a manifest, with what it learns from the data: labels, the mask token."""
-    return TASKS[spec.task].build(spec, splits, tokenizer)
+    return TASKS[spec.task].build(spec, splits, processor)

@@ -33,6 +33,7 @@ HEADS: Mapping[str, str] = {
     "pretraining": "AutoModelForPreTraining",
     "multiple-choice": "AutoModelForMultipleChoice",
     "encoder": "AutoModel",
+    "image-classification": "AutoModelForImageClassification",
 }
 """Kinds of heads, and the class of transformers that loads a model with one."""
 _INPUTS = (
@@ -41,6 +42,7 @@ _INPUTS = (
     "position_ids",
     "token_type_ids",
     "decoder_input_ids",
+    "pixel_values",
 )
 
 
@@ -118,12 +120,12 @@ class Task(Protocol):
         """Return what decides the encoding, for the cache's key."""
         ...
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer, max_length: int) -> Encoded:
-        """Tokenise examples."""
+    def encode(self, examples: Sequence[Example], processor: Any, max_length: int, /) -> Encoded:
+        """Tokenise examples by the model's tokenizer, or by what the task's module loads in its place."""
         ...
 
     def collate(self, table: TokenTable, rows: Rows, epoch: int | None) -> Batch:
-        """Pad rows to a batch; `epoch` seeds what is random in it, None is for evaluation."""
+        """Pad rows to a batch and decode their media; `epoch` seeds what is random in it, None is for evaluation."""
         ...
 
     def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> Count:
@@ -142,7 +144,7 @@ class Task(Protocol):
         """Return the metrics of all rows together; row i is from `examples[i]`."""
         ...
 
-    def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
+    def pieces(self, table: TokenTable, row: int, processor: Any, /) -> Sequence[Piece]:
         """Return one row as the model sees it."""
         ...
 
@@ -180,8 +182,12 @@ class TaskModule(Protocol):
         """Return what turns a row of these columns into an example."""
         ...
 
-    def build(self, spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer, /) -> Task:
-        """Return the task, with what it learns from the data: labels, the mask token."""
+    def build(self, spec: FineTuneJobSpec, splits: Splits, processor: Any, /) -> Task:
+        """Return the task, with what it learns from the data: labels, the mask token.
+
+        The processor is the model's tokenizer, or what `load_processor` of the module returns, for models that read
+        images or sounds.
+        """
         ...
 
 

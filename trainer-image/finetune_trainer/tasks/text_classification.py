@@ -127,10 +127,27 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextCl
 
     Raises:
         DataError: There are fewer than two labels, or a held-out row has one that training never sees.
-    """
+    """  # noqa: DOC502
     multi = any(isinstance(example.label, tuple) for rows in splits.named().values() for example in rows)
+    labels = find_labels(splits, least=1 if multi else 2)
+    return TextClassification(labels, multi, spec.training.label_smoothing, tokenizer.pad_id)
+
+
+def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
+    """Return the labels of the training rows in their natural order.
+
+    Args:
+        splits: All sets.
+        least: Fewer cannot be learned.
+
+    Returns:
+        The labels.
+
+    Raises:
+        DataError: There are fewer, or a held-out row has one that training never sees.
+    """
     labels = sorted({label for example in splits.train for label in _as_tuple(example.label)}, key=_natural)
-    if len(labels) < (1 if multi else 2):
+    if len(labels) < least:
         raise DataError(
             f"the training rows hold {len(labels)} label ({', '.join(labels)}), at least two are needed",
             remedy="Check that the file is complete and data.fields.label names the right column.",
@@ -145,7 +162,7 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextCl
                     f"({', '.join(labels[:10])})",
                     remedy="Add training rows with that label, or correct the spelling.",
                 )
-    return TextClassification(tuple(labels), multi, spec.training.label_smoothing, tokenizer.pad_id)
+    return tuple(labels)
 
 
 def _as_tuple(label: object) -> tuple[str, ...]:
