@@ -1,5 +1,6 @@
+import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,12 @@ def tiny(tiny_bert: Path, tiny_llama: Path, tiny_bart: Path, tiny_t5: Path, tiny
     special = {"causal-lm": tiny_llama, "preference": tiny_llama, "translation": tiny_bart, "summarization": tiny_t5}
     special["image-classification"] = tiny_vit
     return defaultdict(lambda: tiny_bert, special)
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """Equal decisions are what equal bits need: on a busy machine two runs may measure different numbers of threads."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)

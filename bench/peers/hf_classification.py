@@ -1,4 +1,7 @@
-"""HF Trainer on the reviews: pad-to-max (run_glue's defaults, 128 tokens), dynamic padding, or grouped by length."""
+"""HF Trainer on the reviews: pad-to-max (run_glue's defaults, 128 tokens), dynamic padding, or grouped by length.
+
+`head` is grouped by length with the encoder frozen.
+"""
 
 import sys
 from pathlib import Path
@@ -30,7 +33,10 @@ def encode(rows):
 
 sets = sets.map(encode, batched=True, remove_columns=["text", "label"])
 model = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=2)
-bf16 = mode == "grouped" and "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+if mode == "head":
+    model.base_model.requires_grad_(False)
+best = mode in {"grouped", "head"}
+bf16 = best and "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 arguments = TrainingArguments(
     output_dir=str(work / "hf"),
     num_train_epochs=1,
@@ -38,7 +44,7 @@ arguments = TrainingArguments(
     learning_rate=1e-4,
     warmup_steps=0.05,
     weight_decay=0.01,
-    train_sampling_strategy="group_by_length" if mode == "grouped" else "random",
+    train_sampling_strategy="group_by_length" if best else "random",
     bf16=bf16,
     use_cpu=True,
     report_to=[],

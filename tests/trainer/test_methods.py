@@ -20,6 +20,7 @@ from finetune_trainer.optim import default_learning_rate
 from finetune_trainer.run import Progress, Rank, train
 from finetune_trainer.stopping import StopFlag
 from support.method_cases import CASES, cases, document, formats, prepared_model
+from support.stopping import StopAfter
 from support.theory import Shape, trained
 from support.tiny import run_config
 
@@ -46,17 +47,6 @@ def one_cpu() -> Iterator[None]:
     os.sched_setaffinity(0, {min(before)})
     yield
     os.sched_setaffinity(0, before)
-
-
-class StopAfter(StopFlag):
-    """Asks to stop when a step is done."""
-
-    def __init__(self, progress: Progress, step: int) -> None:
-        self._progress, self._step = progress, step
-
-    @property
-    def requested(self) -> bool:
-        return self._progress.loop is not None and self._progress.loop.step + 1 >= self._step
 
 
 def test_the_contract_and_the_registry_know_the_same_methods():

@@ -28,6 +28,7 @@ from finetune_trainer.gate import check_gate
 from finetune_trainer.hooks import StepHooks
 from finetune_trainer.loop import Loop, Parts
 from finetune_trainer.methods import Prepared
+from finetune_trainer.methods.frozen import begin_behind_frozen
 from finetune_trainer.models import parameter_counts
 from finetune_trainer.preparation import Prepared as Data
 from finetune_trainer.preparation import prepare_data
@@ -132,6 +133,7 @@ class _Run:
     ) -> None:
         self._config, self._spec = config, config.spec
         self._data = data
+        self._rows = data.encoded
         self._group = group
         self._reporter = reporter
         self._stop = stop
@@ -155,7 +157,7 @@ class _Run:
         if any(self._group.gather(self._stop.requested)):
             raise Preempted("asked to stop before the first step", remedy="Run the same command again.")
         self._data = replace(self._data, encoded=refer(judge, prepared.model, self._data.encoded))
-        parts = self._parts(prepared, judge)
+        parts = self._parts(prepared, judge, decided)
         schedule = deciding.schedule(decided, prepared.model, self._data.encoded["train"].table)
         self._progress.max_steps = schedule.max_steps
         loop = Loop(parts, schedule, self._spec.training, self._folder)
@@ -203,14 +205,17 @@ class _Run:
         parts = {name: spec[name] for name in ("task", "model", "data", "method", "training")}
         return text_digest(canonical_json({"spec": parts, "data": dict(self._data.digests)}))
 
-    def _parts(self, prepared: Prepared, judge: Judge) -> Parts:
+    def _parts(self, prepared: Prepared, judge: Judge, decided: dict[str, str]) -> Parts:
         parameters = prove(self._spec.training.seed, self._data, prepared, self._group.device, self._reporter)
+        self._rows, told = begin_behind_frozen(self._config, judge, prepared.model, self._data.encoded, decided)
+        for decision in told:
+            self._reporter.decision(decision)
         return Parts(
             self._data.task,
             prepared.model,
             parameters,
-            self._data.encoded["train"],
-            self._data.encoded.get("validation"),
+            self._rows["train"],
+            self._rows.get("validation"),
             self._group,
             self._reporter,
             judge,
@@ -237,7 +242,7 @@ class _Run:
         if state is not None:
             return float(state.meta["base"])
         try:
-            found = judge.metrics(prepared.model, self._data.encoded[self._gate_split()])
+            found = judge.metrics(prepared.model, self._rows[self._gate_split()])
         except EvaluationStopped as error:
             raise Preempted("asked to stop before the first step", remedy="Run the same command again.") from error
         self._reporter.evaluation("base", 0, found)
@@ -250,7 +255,7 @@ class _Run:
         for split in ("validation", "test"):
             if split not in self._data.encoded:
                 continue
-            found = judge.metrics(prepared.model, self._data.encoded[split])
+            found = judge.metrics(prepared.model, self._rows[split])
             self._reporter.evaluation(split, loop.step, found)
             wanted = self._spec.evaluation.metrics or list(found)
             self._progress.metrics |= {f"{split}/{name}": found[name] for name in wanted}

@@ -199,6 +199,21 @@ def depths(model: nn.Module) -> tuple[Mapping[str, int], int]:
     return found, len(blocks)
 
 
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks, from the input on.
+
+    Args:
+        model: The model.
+
+    Returns:
+        At least one.
+
+    Raises:
+        ConfigError: They are not found.
+    """  # noqa: DOC502
+    return [model.get_submodule(name) for name in _blocks(model)]
+
+
 def _blocks(model: nn.Module) -> list[str]:
     """Return the names of the blocks, from the input on."""
     config: Any = model.config

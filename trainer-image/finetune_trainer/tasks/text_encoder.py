@@ -9,6 +9,7 @@ from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.schema import Example
 from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
+from finetune_trainer.prefix import STATES, behind_frozen, collate_states
 from finetune_trainer.tasks.base import Batch, Encoded, Piece, attention_mask, pad
 from finetune_trainer.tasks.first_token import first_token_only
 
@@ -29,13 +30,16 @@ def encode_texts(examples: Sequence[Example], tokenizer: Tokenizer, max_length: 
 
 
 def collate_texts(table: TokenTable, rows: Rows, pad_id: int, labels: Tensor) -> Batch:
-    """Return input_ids and, where they carry something, attention_mask and token_type_ids, all [B, T]; and labels."""
+    """Return input_ids, labels and, where they carry something, attention_mask, token_type_ids and frozen states."""
     tensors = {INPUT_IDS: pad(table, INPUT_IDS, rows, pad_id), "labels": labels}
     mask = attention_mask(table, rows)
     if mask is not None:
         tensors["attention_mask"] = mask
     if _TYPES in table.ragged:
         tensors[_TYPES] = pad(table, _TYPES, rows, 0)
+    states = collate_states(table, rows)
+    if states is not None:
+        tensors[STATES] = states
     return Batch(tensors, rows)
 
 
@@ -44,7 +48,7 @@ def pooled_logits(model: nn.Module, batch: Batch) -> Tensor:
     inputs = batch.inputs()
     if "attention_mask" not in inputs:
         inputs["attention_mask"] = torch.ones_like(inputs[INPUT_IDS])
-    with first_token_only(model):
+    with first_token_only(model), behind_frozen(model, batch.tensors.get(STATES)):
         return model(**inputs).logits
 
 
