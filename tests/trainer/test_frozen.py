@@ -23,9 +23,10 @@ HEAD, TOP = {"type": "head"}, {"type": "top-layers", "layers": 1}
 def run(folder: Path, model: Path, method: dict[str, Any], cache: Path, *, stop_at: int = 0, **training: Any) -> Any:
     folder.mkdir(exist_ok=True)
     task = training.pop("task", "text-classification")
+    formats = training.pop("formats", ["adapter", "full"])
     settings = {"maxSteps": 8, "batchSize": 9, "precision": "fp32", "learningRate": 0.01, **training}
     document = manifest(task, model, write_rows(folder, task), method=method, training=settings)
-    document["spec"] |= {"checkpoint": {"every": "8steps"}, "output": {"formats": ["adapter", "full"]}}
+    document["spec"] |= {"checkpoint": {"every": "8steps"}, "output": {"formats": formats}}
     document["spec"]["data"]["validation"] = {"fraction": 0.2}
     config = run_config(folder, document)
     config = config.model_copy(update={"paths": config.paths.model_copy(update={"cache": str(cache)})})
@@ -110,6 +111,13 @@ def test_noise_below_the_first_trained_block_computes_it_in_every_step(tmp_path:
 
     assert told(tmp_path / "noisy", "frozenBlocks").startswith("frozenBlocks: 0")
     assert not (tmp_path / "cache" / "states").exists()
+
+
+@pytest.mark.parametrize("kind", ["prompt-tuning", "lora", "bitfit"])
+def test_a_method_that_acts_on_the_first_block_runs_it_in_every_step(kind: str, tmp_path: Path, tiny_bert: Path):
+    run(tmp_path / "run", tiny_bert, {"type": kind}, tmp_path / "cache", formats=["adapter"])
+
+    assert told(tmp_path / "run", "frozenBlocks").startswith("frozenBlocks: 0")
 
 
 def test_the_least_recently_used_states_make_room_and_too_large_ones_are_not_kept(

@@ -207,7 +207,7 @@ def test_chunked_token_losses_equal_whole_ones(monkeypatch: pytest.MonkeyPatch):
     head = torch.nn.Linear(8, 20)
     whole = F.cross_entropy(head(hidden), targets, reduction="none", label_smoothing=0.1)
     expected = torch.autograd.grad(whole.sum(), hidden)[0]
-    monkeypatch.setattr("finetune_trainer.objectives._CHUNK_ELEMENTS", 20 * 7)
+    monkeypatch.setattr("finetune_trainer.objectives.tokens._CHUNK_ELEMENTS", 20 * 7)
     losses, right = token_losses(hidden, targets, head, 0.1)
 
     assert torch.allclose(losses, whole)

@@ -1,5 +1,7 @@
 """The model of a run: loaded, set up by its method, and proven on two rows before its first step."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -8,6 +10,7 @@ from finetune_trainer import certificates
 from finetune_trainer.methods import Prepared, prepare
 from finetune_trainer.models import load_model
 from finetune_trainer.noise import add_embedding_noise
+from finetune_trainer.objectives import anchoring
 from finetune_trainer.preparation import Prepared as Data
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.runtime import Decision, seed_everything
@@ -36,6 +39,8 @@ def build_model(spec: FineTuneJobSpec, data: Data, device: torch.device, reporte
         reporter.decision(Decision("newWeights", str(len(loaded.new_parameters)), f"not in the model: {names}"))
     prepared = prepare(spec.method, loaded)
     reporter.decision(Decision("trained", prepared.decision, prepared.reason))
+    anchor = anchoring(prepared.trainable(), loaded.new_parameters, spec.training.anchor)
+    prepared = replace(prepared, hooks=(*prepared.hooks, *anchor))
     if spec.training.embedding_noise is not None:
         add_embedding_noise(prepared.model, spec.training.embedding_noise)
     prepared.model.to(device)

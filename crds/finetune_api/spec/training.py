@@ -13,6 +13,8 @@ DEFAULT_VIRTUAL_TOKENS = 20
 OutputFormat = Literal["adapter", "merged", "full"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 PeriodText = Annotated[str, Field(max_length=16, pattern=PERIOD_PATTERN)]
+ClassName = Annotated[str, Field(min_length=1, max_length=253)]
+ClassWeight = Annotated[float, Field(gt=0, le=1000000)]
 ModulePart = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*$")]
 
 
@@ -148,6 +150,24 @@ class Training(Contract):
     """Dropout probability of the model itself; the model's own when absent."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability spread over all classes or tokens; 0 for text-regression."""
+    loss: Literal["cross-entropy", "focal", "squared-error", "absolute-error", "huber"] | None = None
+    """What is minimised. text-classification: `cross-entropy` (the default), or `focal`, which counts rows that are
+    right already less. text-regression: `squared-error` (the default), `absolute-error`, or `huber`, half the square
+    of small errors and a line for large ones."""
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] | None = None
+    """How much less: a factor of (1 - probability of the right class) to this power; 2 when absent. loss focal only."""
+    huber_delta: Annotated[float, Field(gt=0, le=1000000000)] | None = None
+    """Error at which the loss turns into a line, in units of the label; 1 when absent. loss huber only."""
+    class_weights: Annotated[dict[ClassName, ClassWeight], Field(max_length=256)] | None = None
+    """How often a row of each class counts, such as `{spam: 5}`; 1 for classes that are left out. The loss is divided
+    by the sum of the weights. Metrics, validation loss included, count every row once. text-classification only."""
+    balance_classes: bool | None = None
+    """Let all classes count alike together: each row counts rows / (classes * rows of its class).
+    text-classification only."""
+    anchor: Annotated[float, Field(gt=0, le=1000000)] | None = None
+    """L2-SP: keep pretrained weights near where they started; half of this times the squared distance is added to
+    what is minimised, though not to the reported loss. Its authors use 0.01 to 1. Adds one copy of the trained weights.
+    Methods that train weights of the model itself."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the matrix products; `auto` measures both on the device and reports why."""
     packing: bool | None = None

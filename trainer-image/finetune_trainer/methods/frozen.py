@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from finetune_api.method_types import OWN_WEIGHTS
 from finetune_api.run_config import RunConfig
 from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable
 from finetune_trainer.errors import ConfigError, Preempted
@@ -68,6 +69,10 @@ def _choose(
 ) -> Decision:
     if kept is not None:
         return Decision(_DECIDED, kept, "kept from the checkpoint")
+    kind = config.spec.method.type
+    if kind not in OWN_WEIGHTS:
+        # What a method adds may act before the blocks wherever its parameters stand.
+        return Decision(_DECIDED, "0", f"method.type {kind} adds weights of its own")
     blocks = _frozen(model)
     if blocks == 0:
         return Decision(_DECIDED, "0", "a weight of the first block, or of what stands before it, is trained")

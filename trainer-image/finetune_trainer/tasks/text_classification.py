@@ -1,21 +1,22 @@
 """A label for a text or a pair of texts: exactly one, or any number of them (multi label)."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, Training
 from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.schema import Columns, Example, Read, labels_of, text_of
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
-from finetune_trainer.errors import DataError
+from finetune_trainer.errors import ConfigError, DataError
+from finetune_trainer.objectives import ClassLoss, balanced_weights
 from finetune_trainer.tasks import metrics
 from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, dense
 from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, text_pieces
@@ -27,7 +28,7 @@ class TextClassification:
 
     labels: tuple[str, ...]
     multi: bool
-    label_smoothing: float
+    loss: ClassLoss = field(default_factory=ClassLoss)
     pad_id: int = 0
     name: str = "text-classification"
     metric_names: tuple[str, ...] = ("loss", "accuracy", "precision", "recall", "f1")
@@ -68,19 +69,20 @@ class TextClassification:
         return collate_texts(table, rows, self.pad_id, labels if self.multi else labels[:, 0].long())
 
     def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> float:  # noqa: ARG002
-        """Rows, or rows times labels when any number of labels may hold."""
-        return float(len(rows) * (table.dense["labels"].shape[1] if self.multi else 1))
+        """Rows, each as often as its class counts, or rows times labels when any number of labels may hold."""
+        labels = table.dense["labels"]
+        return float(len(rows) * labels.shape[1]) if self.multi else self.loss.count(labels[rows, 0])
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy, or binary cross-entropy of each label."""
-        return self._losses(pooled_logits(model, batch), batch.tensors["labels"], self.label_smoothing).sum()
+        """Cross-entropy, or binary cross-entropy of each label, weighted or focal as wanted."""
+        return self._losses(pooled_logits(model, batch), batch.tensors["labels"], self.loss).sum()
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return `scores` [B, C], `labels` and each row's mean `loss`."""
         # NumPy has no bfloat16, and the metrics are computed in float32 anyway.
         logits_BC = pooled_logits(model, batch).float()
         labels = batch.tensors["labels"]
-        losses = self._losses(logits_BC, labels, 0.0)
+        losses = self._losses(logits_BC, labels, ClassLoss())
         loss = losses.mean(dim=1) if self.multi else losses
         return {"scores": logits_BC.cpu().numpy(), "labels": labels.cpu().numpy(), "loss": loss.cpu().numpy()}
 
@@ -98,12 +100,8 @@ class TextClassification:
         """Return the label or labels."""
         return ", ".join(_as_tuple(example.label))
 
-    def _losses(self, logits_BC: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        logits_BC = logits_BC.float()
-        if self.multi:
-            smooth = labels * (1.0 - smoothing) + 0.5 * smoothing
-            return F.binary_cross_entropy_with_logits(logits_BC, smooth, reduction="none")
-        return F.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=smoothing)
+    def _losses(self, logits_BC: Tensor, labels: Tensor, loss: ClassLoss) -> Tensor:
+        return (loss.any_of if self.multi else loss.one_of)(logits_BC.float(), labels)
 
 
 def read(columns: Columns) -> Read:
@@ -126,11 +124,20 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextCl
         The task.
 
     Raises:
+        ConfigError: Classes are to be weighted that are not there, or rows with any number of labels.
         DataError: There are fewer than two labels, or a held-out row has one that training never sees.
-    """  # noqa: DOC502
+    """  # noqa: DOC503
     multi = any(isinstance(example.label, tuple) for rows in splits.named().values() for example in rows)
     labels = find_labels(splits, least=1 if multi else 2)
-    return TextClassification(labels, multi, spec.training.label_smoothing, tokenizer.pad_id)
+    loss = _loss(spec.training)
+    if spec.training.balance_classes or spec.training.class_weights:
+        if multi:
+            raise ConfigError(
+                "spec.training: rows with any number of labels have no class to count by",
+                remedy="Remove classWeights and balanceClasses, or give one label per row.",
+            )
+        loss = replace(loss, weights=_weights(spec.training, labels, splits.train))
+    return TextClassification(labels, multi, loss, tokenizer.pad_id)
 
 
 def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
@@ -163,6 +170,25 @@ def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
                     remedy="Add training rows with that label, or correct the spelling.",
                 )
     return tuple(labels)
+
+
+def _loss(training: Training) -> ClassLoss:
+    gamma = 0.0 if training.loss != "focal" else 2.0 if training.focal_gamma is None else training.focal_gamma
+    return ClassLoss(training.label_smoothing, gamma)
+
+
+def _weights(training: Training, labels: Sequence[str], rows: Sequence[Example]) -> tuple[float, ...]:
+    if training.balance_classes:
+        counts = Counter(str(example.label) for example in rows)
+        return balanced_weights([counts[label] for label in labels])
+    given = training.class_weights or {}
+    unknown = sorted(set(given) - set(labels))
+    if unknown:
+        raise ConfigError(
+            f"spec.training.classWeights: no training row has the label {unknown[0]!r}",
+            remedy=f"Choose from {', '.join(labels[:10])}.",
+        )
+    return tuple(given.get(label, 1.0) for label in labels)
 
 
 def _as_tuple(label: object) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from finetune_trainer.data.schema import Columns, Example, Read, number_of, text
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
+from finetune_trainer.objectives import error_losses
 from finetune_trainer.tasks import metrics
 from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, dense
 from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, text_pieces
@@ -21,9 +22,11 @@ from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, poo
 
 @dataclass(frozen=True, slots=True)
 class TextRegression:
-    """Squared error of one output."""
+    """The error of one output, squared unless another kind is wanted."""
 
     pad_id: int = 0
+    loss: str = "squared-error"
+    delta: float = 1.0
     name: str = "text-regression"
     metric_names: tuple[str, ...] = ("loss", "mae", "rmse", "r2", "pearson")
 
@@ -52,8 +55,8 @@ class TextRegression:
         return float(len(rows))
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Squared error."""
-        return self._errors(model, batch).square().sum()
+        """The kind of error that is wanted."""
+        return error_losses(self.loss, self._errors(model, batch), self.delta).sum()
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return the `predicted` numbers, the `labels` and each row's `loss`."""
@@ -62,11 +65,11 @@ class TextRegression:
         return {
             "predicted": (error + labels).cpu().numpy(),
             "labels": labels.cpu().numpy(),
-            "loss": error.square().cpu().numpy(),
+            "loss": error_losses(self.loss, error, self.delta).cpu().numpy(),
         }
 
     def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
-        """Return loss (mean squared error), mae, rmse, r2 and pearson."""
+        """Return loss (the mean of what is minimised), mae, rmse, r2 and pearson."""
         loss = float(predictions["loss"].astype(np.float64).mean())
         return {"loss": loss} | metrics.regression(predictions["predicted"], predictions["labels"])
 
@@ -90,6 +93,7 @@ def read(columns: Columns) -> Read:
     )
 
 
-def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextRegression:  # noqa: ARG001
+def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextRegression:  # noqa: ARG001 - the rows
     """Nothing is learned from the rows."""
-    return TextRegression(tokenizer.pad_id)
+    training = spec.training
+    return TextRegression(tokenizer.pad_id, training.loss or "squared-error", training.huber_delta or 1.0)

@@ -1,0 +1,212 @@
+"""What is minimised, against torch, scikit-learn and the formulas, and for any division of the work."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional as F
+
+from finetune_api.validation import InvalidSpec, validate_manifest
+from finetune_trainer.errors import ConfigError, Preempted
+from finetune_trainer.methods import prepare
+from finetune_trainer.models import load_model
+from finetune_trainer.objectives import ClassLoss, anchoring, balanced_weights, error_losses
+from finetune_trainer.preparation import prepare_data
+from finetune_trainer.run import Progress, Rank, train
+from finetune_trainer.stopping import StopFlag
+from support.stopping import StopAfter
+from support.tiny import manifest, run_config, write_rows
+
+CLASSES, NUMBERS = "text-classification", "text-regression"
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "weights": (CLASSES, {"classWeights": {"good": 5.0}}),
+    "weights-smoothed": (CLASSES, {"classWeights": {"good": 5.0}, "labelSmoothing": 0.1}),
+    "balanced": (CLASSES, {"balanceClasses": True}),
+    "focal": (CLASSES, {"loss": "focal", "focalGamma": 1.5, "classWeights": {"bad": 0.25}}),
+    "absolute": (NUMBERS, {"loss": "absolute-error"}),
+    "huber": (NUMBERS, {"loss": "huber", "huberDelta": 0.5}),
+    "anchor": (CLASSES, {"anchor": 0.5}),
+}
+TOLERANCE = 1e-4
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def document(name: str, folder: Path, model: Path, /, **training: Any) -> dict[str, Any]:
+    task, fields = CASES[name]
+    settings = {"maxSteps": 6, "batchSize": 9, "precision": "fp32", "learningRate": 0.01, **fields, **training}
+    rows = write_rows(folder, task, 50)
+    if task == CLASSES:  # rare enough for weights to matter
+        rows.write_text(
+            "".join(line for k, line in enumerate(rows.read_text().splitlines(keepends=True)) if k % 4 != 1)
+        )
+    return manifest(task, model, rows, training=settings, checkpoint={"every": "6steps"})
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weighted_cross_entropy_over_its_count_is_torchs_weighted_mean(smoothing: float):
+    logits, labels = torch.randn(40, 3, generator=rng()), torch.randint(3, (40,), generator=rng())
+    loss = ClassLoss(smoothing, weights=(0.2, 1.0, 7.0))
+    mine = loss.one_of(logits, labels).sum() / loss.count(labels.numpy())
+
+    theirs = F.cross_entropy(logits, labels, weight=torch.tensor([0.2, 1.0, 7.0]), label_smoothing=smoothing)
+    assert torch.allclose(mine, theirs)
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = np.array([0] * 7 + [1] * 2 + [2])
+
+    assert balanced_weights([7, 2, 1]) == pytest.approx(
+        compute_class_weight("balanced", classes=np.unique(labels), y=labels)
+    )
+
+
+def test_focal_loss_is_the_formula_of_its_paper_and_cross_entropy_without_gamma():
+    logits, labels = torch.randn(20, 4, generator=rng()).double(), torch.randint(4, (20,), generator=rng())
+    right = torch.softmax(logits, dim=-1)[torch.arange(20), labels]
+    assert torch.allclose(ClassLoss(gamma=2.0).one_of(logits, labels), -((1 - right) ** 2) * right.log())
+    assert torch.equal(ClassLoss(gamma=0.0).one_of(logits, labels), F.cross_entropy(logits, labels, reduction="none"))
+
+    some = torch.randint(2, (20, 4), generator=rng()).double()
+    p = torch.where(some > 0, torch.sigmoid(logits), 1 - torch.sigmoid(logits))
+    assert torch.allclose(ClassLoss(gamma=2.0).any_of(logits, some), -((1 - p) ** 2) * p.log())
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference"),
+    [
+        ("squared-error", lambda a, b: F.mse_loss(a, b, reduction="sum")),
+        ("absolute-error", lambda a, b: F.l1_loss(a, b, reduction="sum")),
+        ("huber", lambda a, b: F.huber_loss(a, b, reduction="sum", delta=0.5)),
+    ],
+)
+def test_errors_are_torchs(kind: str, reference: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+    predicted, truth = torch.randn(30, generator=rng()) * 2, torch.randn(30)
+
+    assert torch.allclose(error_losses(kind, predicted - truth, 0.5).sum(), reference(predicted, truth))
+
+
+def test_the_anchors_gradient_is_that_of_the_squared_distance_and_leaves_new_weights_alone():
+    old, new, unused = (torch.nn.Parameter(torch.randn(3, 2)) for _ in range(3))
+    start = old.detach().clone()
+    (hook,) = anchoring({"old": old, "new": new, "unused": unused}, {"new"}, 0.3)
+    with torch.no_grad():
+        old.add_(1.5)
+    loss = (old**3).sum() + (new**3).sum()
+    loss.backward()
+    hook.before_update(0)
+
+    wanted = torch.autograd.grad((old**3).sum() + 0.5 * 0.3 * ((old - start) ** 2).sum(), old)[0]
+    assert torch.allclose(old.grad, wanted)
+    assert torch.equal(new.grad, 3 * new.detach() ** 2)
+    assert unused.grad is None
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "anchor"])
+def test_a_batch_equals_its_quarters_and_its_single_rows(name: str, tmp_path: Path, tiny: dict[str, Path]):
+    config = run_config(tmp_path, document(name, tmp_path, tiny[CASES[name][0]]))
+    data = prepare_data(config)
+    torch.manual_seed(0)
+    model = prepare(config.spec.method, load_model(data.files, data.task.head, pretrained=True)).model.eval()
+    table = data.encoded["train"].table
+
+    def gradient(pieces: list[np.ndarray]) -> torch.Tensor:
+        count = data.task.targets(table, np.concatenate(pieces), 0)
+        model.zero_grad()
+        for rows in pieces:
+            (data.task.loss_sum(model, data.task.collate(table, rows, 0)) / count).backward()
+        return torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None])
+
+    rows = np.arange(12)
+    whole = gradient([rows])
+    for pieces in (np.array_split(rows, 4), [row.reshape(1) for row in rows]):
+        assert (whole - gradient(pieces)).norm() <= TOLERANCE * whole.norm()
+    assert (whole - gradient([rows[:6]])).norm() > TOLERANCE * whole.norm()
+
+
+@pytest.mark.usefixtures("one_cpu")
+@pytest.mark.parametrize("name", CASES)
+def test_a_stopped_run_ends_as_the_undisturbed_one_and_not_as_one_without_the_term(
+    name: str, tmp_path: Path, tiny: dict[str, Path]
+):
+    finals: list[dict[str, torch.Tensor]] = []
+    for way in ("calm", "stopped", "plain"):
+        (tmp_path / way).mkdir()
+        described = document(name, tmp_path / way, tiny[CASES[name][0]])
+        if way == "plain":
+            for field in CASES[name][1]:
+                del described["spec"]["training"][field]
+        config, progress = run_config(tmp_path / way, described), Progress()
+        if way == "stopped":
+            with pytest.raises(Preempted):
+                train(config, Rank(), StopAfter(progress, 3), progress)
+            progress = Progress()
+        train(config, Rank(), StopFlag(), progress)
+        finals.append(load_file(tmp_path / way / "work/checkpoints/step-00000006/state.safetensors"))
+    calm, stopped, plain = finals
+
+    assert [each for each in calm if not torch.equal(calm[each], stopped[each])] == []
+    assert any(not torch.equal(calm[each], plain[each]) for each in calm)
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path: Path, tiny: dict[str, Path]):
+    for processes in (1, 2):
+        configs: list[str] = []
+        for name in CASES:
+            folder = tmp_path / f"{processes}-{name}"
+            folder.mkdir()
+            config = run_config(folder, document(name, folder, tiny[CASES[name][0]], dropout=0.0), processes)
+            (folder / "run.json").write_text(config.to_json())
+            configs.append(str(folder / "run.json"))
+        script = Path(__file__).parent.parent / "support" / "train_all.py"
+        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script), *configs]
+        done = subprocess.run([sys.executable, *run], check=False, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    for name in CASES:
+        places = [tmp_path / f"{n}-{name}/work/checkpoints/step-00000006" for n in (1, 2)]
+        one, two = (load_file(place / "state.safetensors") for place in places)
+        names = [each for each in one if each.startswith("model/")]
+        whole = torch.stack([one[each].norm() for each in names]).norm()
+        apart = torch.stack([(one[each] - two[each]).norm() for each in names]).norm()
+        assert apart <= 10 * TOLERANCE * whole, (name, float(apart / whole))
+        assert json.loads((places[1] / "meta.json").read_text())["world"] == 2
+
+
+def test_a_weight_of_an_unknown_class_is_refused_by_name(tmp_path: Path, tiny_bert: Path):
+    described = document("weights", tmp_path, tiny_bert, classWeights={"goood": 2.0})
+
+    with pytest.raises(ConfigError, match="goood"):
+        prepare_data(run_config(tmp_path, described))
+
+
+@pytest.mark.parametrize(
+    ("task", "training", "path"),
+    [
+        (NUMBERS, {"loss": "focal"}, "training.loss"),
+        (CLASSES, {"loss": "huber"}, "training.loss"),
+        (CLASSES, {"focalGamma": 1.0}, "training.focalGamma"),
+        (NUMBERS, {"huberDelta": 1.0}, "training.huberDelta"),
+        (CLASSES, {"loss": "focal", "labelSmoothing": 0.1}, "training.loss"),
+        (NUMBERS, {"balanceClasses": True}, "training.balanceClasses"),
+        (CLASSES, {"balanceClasses": True, "classWeights": {"a": 1.0}}, "training.classWeights"),
+    ],
+)
+def test_a_term_that_does_not_belong_is_refused_with_its_path(task: str, training: dict[str, Any], path: str):
+    with pytest.raises(InvalidSpec, match=path):
+        validate_manifest(manifest(task, Path("/m"), Path("/r"), training=training))
+
+
+def test_an_anchor_needs_weights_of_the_model_itself():
+    with pytest.raises(InvalidSpec, match=r"training\.anchor"):
+        validate_manifest(manifest(CLASSES, Path("/m"), Path("/r"), method={"type": "lora"}, training={"anchor": 1.0}))
