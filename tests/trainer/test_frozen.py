@@ -44,6 +44,14 @@ def told(folder: Path, name: str) -> str:
     return [json.loads(line)["message"] for line in lines if name in line][-1]
 
 
+def never(*_: object) -> bool:
+    return False
+
+
+def none(_: object) -> int:
+    return 0
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -65,7 +73,7 @@ def test_states_found_lost_damaged_or_without_room_end_in_the_same_bits(
     damaged = run(tmp_path / "damaged", tiny_bert, method, cache)
     assert "0 of 48 rows found" in told(tmp_path / "damaged", "frozenStates")
     stopped = run(tmp_path / "stopped", tiny_bert, method, cache, stop_at=5)
-    monkeypatch.setattr(Store, "_make_room", lambda *_: False)
+    monkeypatch.setattr(Store, "_make_room", never)
     without = run(tmp_path / "without", tiny_bert, method, tmp_path / "none")
     assert list((tmp_path / "none" / "states").iterdir()) == []
 
@@ -88,7 +96,7 @@ def test_a_run_from_states_is_the_run_through_all_blocks_up_to_rounding(  # noqa
     model = tiny["text-classification" if kind == "bert" else "causal-lm"]
     from_states, metrics = run(tmp_path / "with", model, method, tmp_path / "cache", task=task, dropout=0.0)
     assert told(tmp_path / "with", "frozenBlocks").startswith(f"frozenBlocks: {2 if method is HEAD else 1}")
-    monkeypatch.setattr("finetune_trainer.methods.frozen._frozen", lambda _: 0)
+    monkeypatch.setattr("finetune_trainer.methods.frozen._frozen", none)
     through, plain = run(tmp_path / "without", model, method, tmp_path / "cache", task=task, dropout=0.0)
 
     for name in through:

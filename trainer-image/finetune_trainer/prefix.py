@@ -44,7 +44,7 @@ def behind_frozen(model: nn.Module, states: Tensor | None) -> Generator[None]:
     *before, last = getattr(model, _BLOCKS)
     with ExitStack() as stack:
         for block in before:
-            stack.enter_context(_replaced(block, lambda hidden, *_, **__: hidden))
+            stack.enter_context(_replaced(block, _unchanged))
         stack.enter_context(_replaced(last, lambda *_, **__: states))
         yield
 
@@ -93,6 +93,10 @@ def collate_states(table: TokenTable, rows: Rows) -> Tensor | None:
         # A copy: the file is mapped for reading alone, and torch warns of tensors over such memory.
         out[at, : len(part)] = torch.from_numpy(part.copy())
     return out
+
+
+def _unchanged(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden
 
 
 @contextmanager
