@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
-from finetune_api.validation import InvalidSpec, validate_manifest
 from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.methods import prepare
 from finetune_trainer.models import load_model
@@ -187,25 +186,3 @@ def test_a_weight_of_an_unknown_class_is_refused_by_name(tmp_path: Path, tiny_be
 
     with pytest.raises(ConfigError, match="goood"):
         prepare_data(run_config(tmp_path, described))
-
-
-@pytest.mark.parametrize(
-    ("task", "training", "path"),
-    [
-        (NUMBERS, {"loss": "focal"}, "training.loss"),
-        (CLASSES, {"loss": "huber"}, "training.loss"),
-        (CLASSES, {"focalGamma": 1.0}, "training.focalGamma"),
-        (NUMBERS, {"huberDelta": 1.0}, "training.huberDelta"),
-        (CLASSES, {"loss": "focal", "labelSmoothing": 0.1}, "training.loss"),
-        (NUMBERS, {"balanceClasses": True}, "training.balanceClasses"),
-        (CLASSES, {"balanceClasses": True, "classWeights": {"a": 1.0}}, "training.classWeights"),
-    ],
-)
-def test_a_term_that_does_not_belong_is_refused_with_its_path(task: str, training: dict[str, Any], path: str):
-    with pytest.raises(InvalidSpec, match=path):
-        validate_manifest(manifest(task, Path("/m"), Path("/r"), training=training))
-
-
-def test_an_anchor_needs_weights_of_the_model_itself():
-    with pytest.raises(InvalidSpec, match=r"training\.anchor"):
-        validate_manifest(manifest(CLASSES, Path("/m"), Path("/r"), method={"type": "lora"}, training={"anchor": 1.0}))
