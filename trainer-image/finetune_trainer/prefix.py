@@ -29,15 +29,7 @@ def mark_frozen(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
 
 @contextmanager
 def behind_frozen(model: nn.Module, states: Tensor | None) -> Generator[None]:
-    """Leave out the frozen blocks inside this context.
-
-    Args:
-        model: A model that `mark_frozen` saw.
-        states: What the last of the blocks would give, [B, T, H]; None computes everything.
-
-    Yields:
-        Nothing.
-    """
+    """Leave out the frozen blocks inside this context; `states` [B, T, H] stands for the last one's, None for none."""
     if states is None:
         yield
         return
@@ -49,7 +41,7 @@ def behind_frozen(model: nn.Module, states: Tensor | None) -> Generator[None]:
         yield
 
 
-def frozen_states(model: nn.Module, forward: Callable[[], object]) -> Tensor:
+def frozen_states(model: nn.Module, forward: Callable[[], object]) -> Tensor | None:
     """Return what the last frozen block gives in a pass, [B, T, H] or [B, 1, H]; what follows it is not computed.
 
     Args:
@@ -57,17 +49,14 @@ def frozen_states(model: nn.Module, forward: Callable[[], object]) -> Tensor:
         forward: Runs the pass.
 
     Returns:
-        The states, in float32.
-
-    Raises:
-        RuntimeError: The pass never came to the block, or the block gives something else than one tensor.
+        The states in float32, or None when the block gives something else than one tensor.
     """
     found: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             found.append(output.float())
-        raise _ReachedError
+            raise _ReachedError
 
     hook = getattr(model, _BLOCKS)[-1].register_forward_hook(keep)
     try:
@@ -76,9 +65,7 @@ def frozen_states(model: nn.Module, forward: Callable[[], object]) -> Tensor:
         pass
     finally:
         hook.remove()
-    if not found:
-        raise RuntimeError("internal: the last frozen block gave no tensor")
-    return found[0]
+    return found[0] if found else None
 
 
 def collate_states(table: TokenTable, rows: Rows) -> Tensor | None:

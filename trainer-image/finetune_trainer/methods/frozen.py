@@ -60,7 +60,12 @@ def begin_behind_frozen(
         return sets, [choice]
     numbers = f"{decided['precision']} {decided['threads']}"
     store = Store(Path(config.paths.cache) / "states")
-    found, origin = Frozen(judge, model, int(choice.value), store, numbers).add_states(sets)
+    mark_frozen(model, blocks_of(model)[: int(choice.value)])
+    frozen = Frozen(judge, model, int(choice.value), store, numbers)
+    if not frozen.give_one_tensor(sets["train"].table):
+        decided[_DECIDED] = "0"
+        return sets, [Decision(_DECIDED, "0", "the blocks of this architecture hand on more than one tensor")]
+    found, origin = frozen.add_states(sets)
     return found, [choice, origin]
 
 
@@ -99,6 +104,12 @@ class Frozen:
     numbers: str
     """What else decides the bits: number format and threads."""
 
+    def give_one_tensor(self, table: TokenTable) -> bool:
+        """Tell, from one row, whether the last block hands on one tensor."""
+        batch = self.judge.task.collate(table, np.zeros(1, dtype=np.int64), None).to(self.judge.group.device)
+        with torch.no_grad(), self.judge.autocast():
+            return frozen_states(self.model, lambda: pooled_logits(self.model, batch)) is not None
+
     def add_states(self, sets: Mapping[str, Encoded]) -> tuple[Mapping[str, Encoded], Decision]:
         """Add the states of the last frozen block to every set.
 
@@ -111,8 +122,7 @@ class Frozen:
         Raises:
             ConfigError: The model does not give the same scores from them.
             Preempted: A process was asked to stop.
-        """
-        mark_frozen(self.model, blocks_of(self.model)[: self.blocks])
+        """  # noqa: DOC502
         weights = self._weights()
         found: dict[str, Encoded] = {}
         computed = 0
@@ -135,8 +145,10 @@ class Frozen:
         lengths = table.lengths
 
         def states(model: nn.Module, batch: Batch) -> Predictions:
-            found = frozen_states(model, lambda: pooled_logits(model, batch)).cpu().numpy()
-            return {STATES: objects([part[: lengths[row]] for part, row in zip(found, batch.rows, strict=True)])}
+            found = frozen_states(model, lambda: pooled_logits(model, batch))
+            assert found is not None, "internal: the block gave one tensor before"
+            parts = zip(found.cpu().numpy(), batch.rows, strict=True)
+            return {STATES: objects([part[: lengths[row]] for part, row in parts])}
 
         try:
             return np.concatenate(list(self.judge.every(self.model, table, states)[STATES]))
