@@ -7,6 +7,8 @@ import pytest
 
 from support.tiny import save_tiny_model
 
+MEDIA_MODELS = ("vit", "wav2vec2", "hubert", "wavlm", "whisper", "ast")
+
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,15 +31,24 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("vit"), "vit")
+def tiny_media(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Models of images and sounds by their kind."""
+    return {kind: save_tiny_model(tmp_path_factory.mktemp(kind), kind) for kind in MEDIA_MODELS}
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_bert: Path, tiny_llama: Path, tiny_bart: Path, tiny_t5: Path, tiny_vit: Path) -> Mapping[str, Path]:
+def tiny_vit(tiny_media: Mapping[str, Path]) -> Path:
+    return tiny_media["vit"]
+
+
+@pytest.fixture(scope="session")
+def tiny(
+    tiny_bert: Path, tiny_llama: Path, tiny_bart: Path, tiny_t5: Path, tiny_media: Mapping[str, Path]
+) -> Mapping[str, Path]:
     """The tiny model that suits each task."""
     special = {"causal-lm": tiny_llama, "preference": tiny_llama, "translation": tiny_bart, "summarization": tiny_t5}
-    special["image-classification"] = tiny_vit
+    special |= {"image-classification": tiny_media["vit"], "audio-classification": tiny_media["hubert"]}
+    special |= {"speech-recognition": tiny_media["wav2vec2"], "speech-recognition:whisper": tiny_media["whisper"]}
     return defaultdict(lambda: tiny_bert, special)
 
 

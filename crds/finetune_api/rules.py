@@ -40,6 +40,8 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "next-sentence-prediction": ("text",),
     "recommendation": ("items",),
     "image-classification": ("image", "label"),
+    "speech-recognition": ("audio", "transcript"),
+    "audio-classification": ("audio", "label"),
 }
 """The columns that each task can use; the keys of `data.fields`."""
 

@@ -48,6 +48,8 @@ REFUSED: dict[str, dict[str, Any]] = {
             "summarization",
             "next-sentence-prediction",
             "image-classification",
+            "speech-recognition",
+            "audio-classification",
         )
     },
     "data.fields recommendation": {

@@ -1,13 +1,17 @@
 """Small real architectures with random weights, a real tokenizer, small data, and run configurations over them."""
 
 import json
+import math
 import shutil
+import struct
+import wave
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from finetune_api.run_config import JobIdentity, Paths, RunConfig
 from finetune_api.validation import validate_manifest
+from finetune_trainer.tasks import TASKS
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : {{ message['content'] }} [SEP]\n{% endfor %}"
@@ -27,6 +31,40 @@ BART = {
     "forced_eos_token_id": None,
 }
 T5 = {**_SEQ2SEQ, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+WHISPER = {
+    **_SEQ2SEQ,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "num_mel_bins": 16,
+    "max_source_positions": 50,
+    "max_target_positions": 64,
+    "bos_token_id": 101,
+    "apply_spec_augment": True,
+    "mask_time_length": 4,
+    "begin_suppress_tokens": None,
+}
+RATE_HZ = 2000
+WAV2VEC2: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_dim": (16, 16, 16),
+    "conv_kernel": (10, 3, 2),
+    "conv_stride": (5, 2, 2),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "group",
+    "mask_time_length": 2,
+    "mask_feature_prob": 0.1,
+    "mask_feature_length": 2,
+    "classifier_proj_size": 16,
+}
 WORDS = [
     "the",
     "film",
@@ -58,7 +96,7 @@ def minilm_folder() -> Path:
 
 
 def save_tiny_model(folder: Path, kind: str) -> Path:
-    """Save a 2-layer BERT, Llama, BART or T5 with MiniLM's tokenizer, or a network for images of 16 x 16 pixels."""
+    """Save a 2-layer model; those of text and Whisper with MiniLM's tokenizer."""
     import torch
     import transformers as t
 
@@ -79,8 +117,21 @@ def save_tiny_model(folder: Path, kind: str) -> Path:
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**sizes, bos_token_id=101, eos_token_id=102)),
         "bart": lambda: t.BartForConditionalGeneration(t.BartConfig(**BART)),
         "t5": lambda: t.T5ForConditionalGeneration(t.T5Config(**T5)),
+        "whisper": lambda: t.WhisperForConditionalGeneration(t.WhisperConfig(**WHISPER)),
+        "wav2vec2": lambda: t.Wav2Vec2Model(t.Wav2Vec2Config(**WAV2VEC2)),
+        "hubert": lambda: t.HubertModel(t.HubertConfig(**WAV2VEC2 | {"feat_extract_norm": "layer"})),
+        "wavlm": lambda: t.WavLMModel(t.WavLMConfig(**WAV2VEC2)),
+        "ast": lambda: t.ASTModel(t.ASTConfig(**sizes, max_length=64, num_mel_bins=16, patch_size=8)),
     }[kind]()
     model.save_pretrained(folder)
+    if kind == "whisper":
+        t.WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder)
+    if kind == "ast":
+        t.ASTFeatureExtractor(num_mel_bins=16, max_length=64).save_pretrained(folder)
+        return folder
+    if kind in {"wav2vec2", "hubert", "wavlm"}:
+        t.Wav2Vec2FeatureExtractor(sampling_rate=RATE_HZ, return_attention_mask=True).save_pretrained(folder)
+        return folder
     for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
         shutil.copyfile(minilm_folder() / name, folder / name)
     config = json.loads((minilm_folder() / "tokenizer_config.json").read_text())
@@ -158,21 +209,42 @@ def one_row(task: str, index: int) -> dict[str, Any]:
         "next-sentence-prediction": {"text": ". ".join(text(index + k) for k in range(2 + index % 4))},
         "image-classification": {"image": f"images/{index}.png", "label": ("lying", "standing")[index % 2]},
         "recommendation": {"items": [WORDS[(index + k * k) % len(WORDS)] for k in range(2 + index % 4)]},
-    }[task]
+        "speech-recognition": {"audio": f"sounds/{index}.wav", "text": " ".join(words[:2])},
+        "audio-classification": {"audio": f"sounds/{index}.wav", "label": ("high", "low")[index % 2]},
+    }[task.partition(":")[0]]
+
+
+def write_sound(path: Path, index: int) -> None:
+    """A tone of 0.4 to 0.95 s that depends on its number alone."""
+    pitch_hz, count = 150 + 40 * (index % 9), RATE_HZ * (8 + index % 12) // 20
+    values = [round(9000 * math.sin(2 * math.pi * pitch_hz * at / RATE_HZ)) for at in range(count)]
+    path.parent.mkdir(exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes(struct.pack(f"<{count}h", *values))
+
+
+CASES = (*sorted(TASKS), "speech-recognition:whisper")
+"""Every task, and a second kind of model where a task has two."""
 
 
 def write_rows(folder: Path, task: str, count: int = 48) -> Path:
     path = folder / f"{task}.jsonl"
-    if task.startswith("image-"):
-        for index in range(count):
-            write_image(folder / "images" / f"{index}.png", index)
-    path.write_text("".join(json.dumps(one_row(task, index)) + "\n" for index in range(count)))
+    rows = [one_row(task, index) for index in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for index, row in enumerate(rows):
+        if "image" in row:
+            write_image(folder / row["image"], index)
+        if "audio" in row:
+            write_sound(folder / row["audio"], index)
     return path
 
 
 def manifest(task: str, model: Path, rows: Path, /, **sections: Any) -> dict[str, Any]:
     spec: dict[str, Any] = {
-        "task": task,
+        "task": task.partition(":")[0],
         "model": {"uri": f"file://{model}"},
         "data": {"train": {"uri": f"file://{rows}"}},
         "method": {"type": "full"},

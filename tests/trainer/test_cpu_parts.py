@@ -14,8 +14,7 @@ from finetune_trainer.dropout import draw_mask, threshold_of
 from finetune_trainer.embedding import RowEmbedding, use_row_gradients
 from finetune_trainer.run import Progress, Rank, train
 from finetune_trainer.stopping import StopFlag
-from finetune_trainer.tasks import TASKS
-from support.tiny import manifest, run_config, write_rows
+from support.tiny import CASES, manifest, run_config, write_rows
 
 PROBABILITY = 0.25
 
@@ -104,7 +103,7 @@ def test_a_table_that_is_also_the_head_gets_the_gradient_of_both():
         assert torch.allclose(ours.table.weight.grad, plain.table.weight.grad, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", CASES)
 def test_every_task_runs_from_data_to_artifact_in_bfloat16(task: str, tmp_path: Path, tiny: dict[str, Path]):
     training = {"maxSteps": 2, "precision": "bf16"}
     data = {"test": {"fraction": 0.25}}

@@ -23,17 +23,16 @@ from finetune_trainer.methods import prepare
 from finetune_trainer.models import load_model
 from finetune_trainer.objectives import token_losses
 from finetune_trainer.preparation import prepare_data
-from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Batch, Coupled, HeadSpec
 from finetune_trainer.tasks.first_token import first_token_only
-from support.tiny import manifest, run_config, write_rows
+from support.tiny import CASES, manifest, run_config, write_rows
 
 TOLERANCE = 1e-4
 ROWS = np.arange(12)
 ALONE = Group(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(params=sorted(TASKS))
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path: Path, tiny: dict[str, Path]) -> Any:
     """A task with data and a full model in evaluation mode (dropout would differ by design)."""
     task = request.param
@@ -115,12 +114,7 @@ def test_an_evaluation_sees_every_row_once(case: Case):
 # Items are learned from nothing, and a low-rank update of random weights is refused.
 @pytest.mark.parametrize(
     ("task", "method"),
-    [
-        (task, method)
-        for task in sorted(TASKS)
-        for method in ("full", "lora")
-        if (task, method) != ("recommendation", "lora")
-    ],
+    [(task, method) for task in CASES for method in ("full", "lora") if (task, method) != ("recommendation", "lora")],
 )
 def test_an_artifact_is_loaded_back_with_identical_scores_and_merged_equals_adapter(
     task: str, method: str, tmp_path: Path, tiny: dict[str, Path]
@@ -246,7 +240,7 @@ def test_two_processes_end_with_the_weights_of_one_for_every_task(tmp_path: Path
     finals: dict[int, dict[str, torch.Tensor]] = {}
     for processes in (1, 2):
         configs: list[str] = []
-        for task in sorted(TASKS):
+        for task in CASES:
             folder = tmp_path / f"{processes}-{task}"
             folder.mkdir()
             training = {"maxSteps": 7, "batchSize": 9, "dropout": 0.0 if task != "causal-lm" else None}
@@ -261,12 +255,10 @@ def test_two_processes_end_with_the_weights_of_one_for_every_task(tmp_path: Path
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script), *configs]
         done = subprocess.run([sys.executable, *run], check=False, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-4000:]
-        finals[processes] = {
-            task: (tmp_path / f"{processes}-{task}/work/checkpoints/step-00000007") for task in sorted(TASKS)
-        }
+        finals[processes] = {task: (tmp_path / f"{processes}-{task}/work/checkpoints/step-00000007") for task in CASES}
     from safetensors.torch import load_file
 
-    for task in sorted(TASKS):
+    for task in CASES:
         one, two = (load_file(finals[n][task] / "state.safetensors") for n in (1, 2))
         # exp_avg is the gradients of all steps, weighted. Weights are compared as a whole: AdamW scales a gradient that
         # is rounding noise, such as that of a key's bias, up to a whole step, so one such element is nobody's.

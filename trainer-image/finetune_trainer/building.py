@@ -34,6 +34,9 @@ def build_model(spec: FineTuneJobSpec, data: Data, device: torch.device, reporte
     loaded = load_model(data.files, data.task.head, pretrained=pretrained, dropout=spec.training.dropout)
     if data.files.revision:
         reporter.decision(Decision("revision", data.files.revision, "the commit that was fetched"))
+    if loaded.frozen:
+        parts = ", ".join(data.task.head.frozen)
+        reporter.decision(Decision("kept", str(len(loaded.frozen)), f"pretrained {parts} stays as it is in this task"))
     if loaded.new_parameters and pretrained:
         names = ", ".join(loaded.new_parameters[:4])
         reporter.decision(Decision("newWeights", str(len(loaded.new_parameters)), f"not in the model: {names}"))

@@ -20,6 +20,9 @@ _DROPOUTS = (
     "classifier_dropout",
     "attention_dropout",
     "dropout",
+    "hidden_dropout",
+    "feat_proj_dropout",
+    "final_dropout",
     "dropout_rate",
     "activation_dropout",
     "resid_pdrop",
@@ -28,12 +31,18 @@ _DROPOUTS = (
 )
 
 
+_HEAD_MODULES = frozenset({"classifier", "projector"})
+"""Beside the encoder where the backbone has no name of its own (Whisper's classifier)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model in float32, and the parameters that were not in its files and start at random."""
 
     model: PreTrainedModel
     new_parameters: tuple[str, ...]
+    frozen: frozenset[str] = frozenset()
+    """Parameters that the task keeps as they are, whatever the method."""
 
 
 def load_config(files: ModelFiles, head: HeadSpec, dropout: float | None) -> PretrainedConfig:
@@ -123,14 +132,23 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
     missing = sorted({*info["missing_keys"], *(str(each[0]) for each in info["mismatched_keys"])})
     # A model that is its own backbone (T5) has names without its prefix, and no new head.
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    backbone = [name for name in missing if name.startswith(prefix) and ".pooler." not in name]
+    backbone = [
+        name
+        for name in missing
+        if name.startswith(prefix) and ".pooler." not in name and name.partition(".")[0] not in _HEAD_MODULES
+    ]
     if backbone:
         raise ModelNotFound(
             f"{files.uri}: {len(backbone)} weights are missing, {backbone[0]} first",
             remedy="Copy the model again, or set weights: random to train from nothing.",
         )
     model.config._name_or_path = files.uri  # noqa: SLF001 - the card must not carry a path of this machine
-    return Loaded(model, tuple(missing))
+    return Loaded(model, tuple(missing), _frozen(model, head) - set(missing))
+
+
+def _frozen(model: PreTrainedModel, head: HeadSpec) -> frozenset[str]:
+    names = (name for name, _ in model.named_parameters())
+    return frozenset(name for name in names if any(f".{part}." in f".{name}" for part in head.frozen))
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:

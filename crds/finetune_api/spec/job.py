@@ -25,6 +25,8 @@ Task = Literal[
     "next-sentence-prediction",
     "recommendation",
     "image-classification",
+    "speech-recognition",
+    "audio-classification",
 ]
 
 
@@ -40,7 +42,9 @@ class FineTuneJobSpec(Contract):
     token of plain text, of completions or of an assistant's turns; preference: the better of two completions (DPO);
     masked-lm: hidden tokens; next-sentence-prediction: hidden tokens, and whether a text continues another, from
     documents; recommendation: the next item of a history, trained from nothing; image-classification: a
-    label of an image."""
+    label of an image;
+    speech-recognition: what is said in a sound, by letters (CTC) or by a decoder (Whisper); audio-classification: a
+    label of a sound."""
     model: Model
     """The model that training starts from."""
     data: Data

@@ -75,5 +75,6 @@ class Data(Contract):
     """The task's roles (text, label, prompt, completion, messages, ...) mapped to column names. Roles that are not
     named are detected from the columns."""
     max_length: Annotated[int, Field(ge=8, le=131072)] | None = None
-    """Longest row in tokens; longer ones are cut. When absent, the model's own limit, lowered to what the data
-    needs."""
+    """Longest row in tokens, or in the frames that a model makes of a sound; longer ones are cut, but sounds whose text
+    is learned are refused, since their text would be longer too. When absent, the model's own limit, lowered to what
+    the data needs."""

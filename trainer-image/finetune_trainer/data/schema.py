@@ -18,6 +18,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "labels", "sentiment", "category", "class", "target", "score", "rating"),
     "prompt": ("prompt", "instruction", "question"),
     "completion": ("completion", "output", "response", "answer"),
+    "transcript": ("transcript", "transcription", "text", "sentence"),
     "messages": ("messages", "conversations", "conversation"),
     "tokens": ("tokens", "words"),
     "tags": ("tags", "ner_tags", "pos_tags", "labels"),
@@ -183,6 +184,11 @@ def labels_of(row: Row, column: str) -> str | tuple[str, ...]:
     if isinstance(value, list | tuple):
         return tuple(sorted({_one_label(row, column, each) for each in value}))
     return _one_label(row, column, value)
+
+
+def label_of(row: Row, column: str) -> str:
+    """Return one label."""
+    return _one_label(row, column, row.values.get(column))
 
 
 def _one_label(row: Row, column: str, value: Any) -> str:

@@ -41,7 +41,7 @@ def prepare(method: Method, loaded: Loaded) -> Prepared:
         kind = getattr(loaded.model.config, "model_type", "this")
         raise ConfigError(f"spec.method.type: a {kind} model has no {missing}", remedy="Choose another method.")
     for name, each in loaded.model.named_parameters():
-        each.requires_grad_(name in chosen or name in loaded.new_parameters)
+        each.requires_grad_((name in chosen and name not in loaded.frozen) or name in loaded.new_parameters)
     update = None if method.type == "full" else TensorUpdate(method, loaded.model)
     rates, hooks = _rates(method, loaded), _hooks(method, loaded)
     return Prepared(loaded.model, update, decision, f"method.type is {method.type}", rates, hooks)

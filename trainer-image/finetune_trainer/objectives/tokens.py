@@ -1,6 +1,6 @@
 """Losses as sums, so that they can be divided by the global count once.
 
-Legend: K supervised tokens, H hidden size, V vocabulary, B rows, C choices.
+Legend: K supervised tokens, H hidden size, V vocabulary, B rows, C choices, T frames of sound.
 """
 
 from collections.abc import Callable
@@ -66,6 +66,23 @@ def choice_losses(scores_BC: Tensor, right_B: Tensor, label_smoothing: float) ->
     possible_BC = scores_BC > -torch.inf
     mean_B = -log_BC.masked_fill(~possible_BC, 0.0).sum(dim=-1) / possible_BC.sum(dim=-1)
     return (1.0 - label_smoothing) * loss_B + label_smoothing * mean_B
+
+
+def ctc_losses(logits_BTV: Tensor, frames_B: Tensor, targets_BK: Tensor, counts_B: Tensor, blank: int) -> Tensor:
+    """Return minus the log-probability of each row's letters, over all ways to lay them onto its frames (CTC).
+
+    Args:
+        logits_BTV: Unnormalised scores of T frames.
+        frames_B: Frames of each row that count.
+        targets_BK: Letters, in any padding.
+        counts_B: Letters of each row.
+        blank: Number of what stands for no letter.
+
+    Returns:
+        Loss of each row in nats, [B]; infinite where the frames are too few.
+    """
+    log_TBV = F.log_softmax(logits_BTV.float(), dim=-1).transpose(0, 1)
+    return F.ctc_loss(log_TBV, targets_BK, frames_B, counts_B, blank=blank, reduction="none")
 
 
 def _width(head: Callable[[Tensor], Tensor], hidden_KH: Tensor) -> int:

@@ -6,6 +6,7 @@ from finetune_trainer.data.split import Splits
 from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.sources import ModelFiles
 from finetune_trainer.tasks import (
+    audio_classification,
     causal_lm,
     embedding,
     image_classification,
@@ -15,6 +16,7 @@ from finetune_trainer.tasks import (
     preference,
     question_answering,
     recommendation,
+    speech_recognition,
     summarization,
     text_classification,
     text_regression,
@@ -38,6 +40,8 @@ TASKS: dict[str, TaskModule] = {
     "next-sentence-prediction": next_sentence,
     "recommendation": recommendation,
     "image-classification": image_classification,
+    "speech-recognition": speech_recognition,
+    "audio-classification": audio_classification,
 }
 
 

@@ -33,6 +33,9 @@ HEADS: Mapping[str, str] = {
     "pretraining": "AutoModelForPreTraining",
     "multiple-choice": "AutoModelForMultipleChoice",
     "encoder": "AutoModel",
+    "ctc": "AutoModelForCTC",
+    "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
+    "audio-classification": "AutoModelForAudioClassification",
     "image-classification": "AutoModelForImageClassification",
 }
 """Kinds of heads, and the class of transformers that loads a model with one."""
@@ -42,6 +45,8 @@ _INPUTS = (
     "position_ids",
     "token_type_ids",
     "decoder_input_ids",
+    "input_values",
+    "input_features",
     "pixel_values",
 )
 
@@ -52,6 +57,8 @@ class HeadSpec:
 
     kind: str
     config: Mapping[str, Any]
+    frozen: tuple[str, ...] = ()
+    """Parts of module names whose pretrained weights stay as they are, whatever the method."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from finetune_trainer.data.table import Array
 
 _MAX_EXPONENT = 700.0
 _TOP = 10
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mae", "rmse"})
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mae", "rmse", "wer", "cer"})
 
 
 def is_better(metric: str, new: float, old: float) -> bool:

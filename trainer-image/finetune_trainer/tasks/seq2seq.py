@@ -17,7 +17,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.schema import Columns, Example, Read, text_of
 from finetune_trainer.data.split import Splits
-from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
+from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, marked_pieces, objects, padded
@@ -79,18 +79,8 @@ class Seq2Seq:
         ids, marks = ([table.row(column, int(row)) for row in rows] for column in (INPUT_IDS, _TARGET))
         sources = [row[mark == 0] for row, mark in zip(ids, marks, strict=True)]
         targets = [row[mark == 1].astype(np.int64) for row, mark in zip(ids, marks, strict=True)]
-        shifted = [np.concatenate([[self.start_id], target[:-1]]) for target in targets]
         input_ids, mask = padded(sources, self.tokenizer.pad_id)
-        decoder_ids, _ = padded(shifted, self.tokenizer.pad_id)
-        owner = np.repeat(np.arange(len(rows)), [len(target) for target in targets])
-        at = np.concatenate([np.arange(len(target)) for target in targets])
-        tensors = {
-            INPUT_IDS: input_ids,
-            "decoder_input_ids": decoder_ids,
-            "select": torch.from_numpy(owner * decoder_ids.shape[1] + at),
-            "targets": torch.from_numpy(np.concatenate(targets)),
-            "owner": torch.from_numpy(owner),
-        }
+        tensors = {INPUT_IDS: input_ids, **decoder_side(targets, self.start_id, self.tokenizer.pad_id)}
         if not bool(mask.all()):
             tensors["attention_mask"] = mask
         return Batch(tensors, rows)
@@ -133,6 +123,28 @@ class Seq2Seq:
             max_new_tokens=min(self.longest, positions - 1) if positions else self.longest,
         )
         return [self.tokenizer.decode(row, special=False).strip() for row in ids_BT.tolist()]
+
+
+def decoder_side(targets: Sequence[Array], start_id: int, pad_id: int) -> dict[str, Tensor]:
+    """Return what a decoder reads and predicts.
+
+    Args:
+        targets: Tokens of each row, int64.
+        start_id: What a decoder begins with.
+        pad_id: Stands behind a row's end.
+
+    Returns:
+        `decoder_input_ids` [B, T]; its flat positions `select` predict `targets` of rows `owner`, all [K].
+    """
+    decoder_ids, _ = padded([np.concatenate([[start_id], target[:-1]]) for target in targets], pad_id)
+    owner = np.repeat(np.arange(len(targets)), [len(target) for target in targets])
+    at = np.concatenate([np.arange(len(target)) for target in targets])
+    return {
+        "decoder_input_ids": decoder_ids,
+        "select": torch.from_numpy(owner * decoder_ids.shape[1] + at),
+        "targets": torch.from_numpy(np.concatenate(targets)),
+        "owner": torch.from_numpy(owner),
+    }
 
 
 def reader(source: str, target: str) -> Callable[[Columns], Read]:

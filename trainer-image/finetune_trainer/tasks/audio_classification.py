@@ -1,0 +1,123 @@
+"""A label for a sound: what is said, in which language, what it is a sound of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.data.media import source_of
+from finetune_trainer.data.sampler import Rows
+from finetune_trainer.data.schema import Columns, Example, Read, label_of
+from finetune_trainer.data.speech import AUDIO, SpeechProcessor
+from finetune_trainer.data.split import Splits
+from finetune_trainer.data.table import TokenTable
+from finetune_trainer.sources import ModelFiles
+from finetune_trainer.tasks import metrics
+from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused
+from finetune_trainer.tasks.speech import Listener, Sound, speech_table
+from finetune_trainer.tasks.speech_encoder import exact_encoder
+from finetune_trainer.tasks.speech_masking import masking_of
+from finetune_trainer.tasks.text_classification import find_labels
+
+
+@dataclass(frozen=True, slots=True)
+class AudioClassification:
+    """One label of `labels`."""
+
+    labels: tuple[str, ...]
+    listener: Listener
+    label_smoothing: float
+    name: str = "audio-classification"
+    metric_names: tuple[str, ...] = ("loss", "accuracy", "precision", "recall", "f1")
+
+    @property
+    def head(self) -> HeadSpec:
+        """A classifier over the labels; the convolutions of a pretrained model stay as they are."""
+        names = dict(enumerate(self.labels))
+        numbers = {label: number for number, label in names.items()}
+        # Whole layers are never left out: a row's loss would depend on the pass that it is in.
+        settings = {"num_labels": len(names), "id2label": names, "label2id": numbers, "layerdrop": 0.0}
+        return HeadSpec("audio-classification", settings, ("feature_extractor",))
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Labels decide the dense column."""
+        return {"labels": self.labels}
+
+    def encode(self, examples: Sequence[Example], processor: SpeechProcessor, max_length: int) -> Encoded:
+        """Number the labels, `labels` [N, 1]; a sound longer than the model hears is cut, one without frame refused."""
+        number = {label: at for at, label in enumerate(self.labels)}
+        most = processor.longest(max_length)
+        rows: list[Sound] = []
+        refused: list[Refused] = []
+        for example in examples:
+            samples = min(example.media[AUDIO].shape[0], most)
+            frames = processor.frames(samples)
+            if frames < 1:
+                refused.append(Refused(example, f"a sound of {samples} samples, too short for one frame"))
+            else:
+                rows.append(Sound(example, frames, samples))
+        labels = np.array([number[str(each.example.label)] for each in rows], dtype=np.int64).reshape(-1, 1)
+        cut = sum(each.example.media[AUDIO].shape[0] > most for each in rows)
+        return speech_table(rows, refused, cut, {"labels": labels})
+
+    def collate(self, table: TokenTable, rows: Rows, epoch: int | None) -> Batch:
+        """Return the sounds, and `labels` [B]."""
+        labels = torch.from_numpy(np.array(table.dense["labels"][rows][:, 0]))
+        return Batch({**self.listener.listen(table, rows, epoch), "labels": labels}, rows)
+
+    def targets(self, table: TokenTable, rows: Rows, epoch: int | None) -> float:  # noqa: ARG002
+        """Rows."""
+        return float(len(rows))
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy."""
+        labels = batch.tensors["labels"]
+        return F.cross_entropy(
+            self._scores(model, batch), labels, reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+    def predict(self, model: nn.Module, batch: Batch) -> Predictions:
+        """Return `scores` [B, C], `labels` and each row's `loss`."""
+        logits_BC, labels = self._scores(model, batch), batch.tensors["labels"]
+        loss = F.cross_entropy(logits_BC, labels, reduction="none")
+        return {"scores": logits_BC.cpu().numpy(), "labels": labels.cpu().numpy(), "loss": loss.cpu().numpy()}
+
+    def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
+        """Return loss, accuracy, and macro-averaged precision, recall and F1."""
+        loss = float(predictions["loss"].astype(np.float64).mean())
+        return {"loss": loss} | metrics.single_label(predictions["scores"], predictions["labels"])
+
+    def pieces(self, table: TokenTable, row: int, processor: SpeechProcessor) -> Sequence[Piece]:
+        """Return how long the sound is."""
+        seconds = int(table.dense["samples"][row, 0]) / processor.rate_hz
+        return [Piece(f"[{seconds:.2f} s of sound]", supervised=False)]
+
+    def label_text(self, example: Example) -> str:
+        """Return the label."""
+        return str(example.label)
+
+    def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        with exact_encoder(model, batch):
+            return model(**batch.inputs()).logits.float()
+
+
+def load_processor(files: ModelFiles) -> SpeechProcessor:
+    """Read the model's feature extractor."""
+    return SpeechProcessor(files, writes=False)
+
+
+def read(columns: Columns) -> Read:
+    """Read a sound and its label."""
+    audio, label = columns.need("audio"), columns.need("label")
+    return lambda row: Example(row, media={AUDIO: source_of(row, audio)}, label=label_of(row, label))
+
+
+def build(spec: FineTuneJobSpec, splits: Splits, processor: SpeechProcessor) -> AudioClassification:
+    """Find the labels in the training rows."""
+    listener = Listener(processor, masking_of(processor.config, spec.training.seed))
+    return AudioClassification(find_labels(splits, least=2), listener, spec.training.label_smoothing)
