@@ -7,6 +7,6 @@ adds its gradient once per step. Both are the same for any number of passes and 
 from finetune_trainer.objectives.anchor import anchoring
 from finetune_trainer.objectives.classes import ClassLoss, balanced_weights
 from finetune_trainer.objectives.errors import error_losses
-from finetune_trainer.objectives.tokens import choice_losses, token_losses
+from finetune_trainer.objectives.tokens import choice_losses, ctc_losses, token_losses
 
-__all__ = ["ClassLoss", "anchoring", "balanced_weights", "choice_losses", "error_losses", "token_losses"]
+__all__ = ["ClassLoss", "anchoring", "balanced_weights", "choice_losses", "ctc_losses", "error_losses", "token_losses"]
