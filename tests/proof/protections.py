@@ -40,7 +40,7 @@ PROTECTIONS = (
             Edit(
                 file=f"{_OPERATOR}/app.py",
                 text=(
-                    '                    await self._list(fieldSelector="status.phase=")\n'
+                    "                    await self._list_untouched()\n"
                     "                await self._list()\n"
                 ),
                 replacement="                    pass\n",
