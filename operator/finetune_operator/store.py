@@ -228,6 +228,9 @@ class Store:
             namespace: What was listed; empty for all namespaces.
             listed: The uids of the list.
             version: Of the list; a record that is newer stays.
+
+        Yields:
+            Key: What is gone.
         """
         held = [each for each in self.records.values() if not namespace or each.key.namespace == namespace]
         for ghost in held:

@@ -39,10 +39,7 @@ PROTECTIONS = (
         edits=(
             Edit(
                 file=f"{_OPERATOR}/app.py",
-                text=(
-                    "                    await self._list_untouched()\n"
-                    "                await self._list()\n"
-                ),
+                text=("                    await self._list_untouched()\n                await self._list()\n"),
                 replacement="                    pass\n",
                 why="a start lists what came before it",
             ),
