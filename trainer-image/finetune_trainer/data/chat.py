@@ -60,6 +60,23 @@ def messages_of(row: Row, column: str, before: str | None = None) -> tuple[dict[
     Raises:
         DataError: They are no such list; file and row are named.
     """  # noqa: DOC502
+    messages = _turns_of(row, column, before)
+    if not any(message["role"] == "assistant" for message in messages):
+        row.refuse("no message is the assistant's", "Add the answer to learn, or delete the row.")
+    return messages
+
+
+def opening_of(row: Row, column: str) -> tuple[dict[str, str], ...]:
+    """Return the messages of a conversation up to the last one that is not the assistant's: what it is to answer."""
+    messages = list(_turns_of(row, column, None))
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages:
+        row.refuse("there is no message to answer", "Write a message of the user, or delete the row.")
+    return tuple(messages)
+
+
+def _turns_of(row: Row, column: str, before: str | None) -> tuple[dict[str, str], ...]:
     found: Any = row.values.get(column)
     opening = row.values.get(before) if before else None
     found = [*opening, *found] if isinstance(opening, list) and isinstance(found, list) else found
@@ -77,6 +94,4 @@ def messages_of(row: Row, column: str, before: str | None = None) -> tuple[dict[
                 f"Use the roles {', '.join(_CHAT_ROLES)} and a text as content.",
             )
         messages.append({"role": str(role), "content": content})
-    if not any(message["role"] == "assistant" for message in messages):
-        row.refuse("no message is the assistant's", "Add the answer to learn, or delete the row.")
     return tuple(messages)

@@ -109,14 +109,31 @@ def read_rows(path: Path, file_format: str = "auto", cache: Path | None = None) 
 
     Raises:
         DataError: A file is missing, empty, damaged or not UTF-8; the message names file and row.
+    """  # noqa: DOC502
+    return list(iterate_rows(path, file_format, cache))
+
+
+def iterate_rows(path: Path, file_format: str = "auto", cache: Path | None = None) -> Iterator[Row]:
+    """Read the rows behind a path one after the other, as `read_rows` does all at once.
+
+    Args:
+        path: A file or a folder of files.
+        file_format: auto, jsonl, csv, parquet, text, conll or folder.
+        cache: As for `read_rows`; the bytes can be read when the last row was.
+
+    Yields:
+        Each row.
+
+    Raises:
+        DataError: A file is missing, empty, damaged or not UTF-8; the message names file and row.
     """
-    rows: list[Row] = []
     for file, found in files_of(path, file_format):
-        before = len(rows)
-        rows += _parquet(file, cache) if found == "parquet" else _READERS[found](file)
-        if len(rows) == before:
+        empty = True
+        for row in _parquet(file, cache) if found == "parquet" else _READERS[found](file):
+            empty = False
+            yield row
+        if empty:
             raise DataError(f"{file}: the file has no rows", remedy="Write rows into it, or leave it out.")
-    return rows
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -1,5 +1,8 @@
 """The registry: from a task's name in the manifest to the module that reads its rows and builds it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.processor import Processor
 from finetune_trainer.data.split import Splits
@@ -23,7 +26,7 @@ from finetune_trainer.tasks import (
     token_classification,
     translation,
 )
-from finetune_trainer.tasks.base import Task, TaskModule
+from finetune_trainer.tasks.base import Restoring, Task, TaskModule
 
 TASKS: dict[str, TaskModule] = {
     "text-classification": text_classification,
@@ -54,3 +57,11 @@ def load_processor(task: str, files: ModelFiles) -> Processor:
 def build_task(spec: FineTuneJobSpec, splits: Splits, processor: Processor) -> Task:
     """Return the task of a manifest, with what it learns from the data: labels, the mask token."""
     return TASKS[spec.task].build(spec, splits, processor)
+
+
+def restore_task(spec: FineTuneJobSpec, kept: Mapping[str, Any], processor: Processor) -> Task:
+    """Return the task of an artifact, from the manifest and what the task learned from rows that are no longer here."""
+    module = TASKS[spec.task]
+    if isinstance(module, Restoring):
+        return module.restore(spec, kept, processor)
+    return module.build(spec, Splits([], [], []), processor)

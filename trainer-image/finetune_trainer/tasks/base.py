@@ -3,6 +3,7 @@
 Legend: B rows of a batch, T tokens, V vocabulary, C classes, S packed sequences, K supervised tokens.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +22,8 @@ from finetune_trainer.data.tokenizer import Tokenizer
 
 IGNORE = -100
 Predictions = Mapping[str, Array]
+Answer = Mapping[str, Any]
+"""What a model says of a row, as fields of JSON values."""
 Count = float | Tensor
 EVERYONE, PLACE = "everyone", "place"
 HEADS: Mapping[str, str] = {
@@ -182,6 +185,46 @@ class Referred(Protocol):
         ...
 
 
+@runtime_checkable
+class Asked(Protocol):
+    """A task whose model can be asked, from its artifact: rows without what is to be found, and answers to them."""
+
+    def ask(self, columns: Columns) -> Read:
+        """Return what turns a row of these columns into an example; what is to be found may be missing."""
+        ...
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:
+        """Return the answer for each row of the table; rows of one example have the same."""
+        ...
+
+
+@runtime_checkable
+class Responding(Protocol):
+    """A task that computes something else when it is asked than when it is judged, such as a text it writes."""
+
+    def respond(self, model: nn.Module, rows: Encoded, which: Rows) -> Predictions:
+        """Return arrays whose first dimension are `which` of the rows."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A task that learned something from the training rows; its module has `restore`."""
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return what it learned, as JSON values: labels, items, ranges, never rows."""
+        ...
+
+
+@runtime_checkable
+class Restoring(Protocol):
+    """A module whose tasks are `Keeping`; those of other modules are built from the manifest alone."""
+
+    def restore(self, spec: FineTuneJobSpec, kept: Mapping[str, Any], processor: Any, /) -> Task:
+        """Return the task as it was when its artifact was written."""
+        ...
+
+
 class TaskModule(Protocol):
     """A module of this folder, or any object like it: how rows are read, and how the task is made from them."""
 
@@ -196,6 +239,14 @@ class TaskModule(Protocol):
         images or sounds.
         """
         ...
+
+
+def rows_by_example(examples: Sequence[Example]) -> Mapping[int, Sequence[int]]:
+    """Return the table's rows of each example by its id, in the order in which examples first appear."""
+    rows: dict[int, list[int]] = defaultdict(list)
+    for at, example in enumerate(examples):
+        rows[id(example)].append(at)
+    return rows
 
 
 def pad(table: TokenTable, column: str, rows: Rows, fill: int) -> Tensor:

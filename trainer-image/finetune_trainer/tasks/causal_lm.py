@@ -1,6 +1,6 @@
 """The next token: of plain text, of completions after prompts, or of the assistant's turns in conversations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,20 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.data.chat import chat_pieces, messages_of
+from finetune_trainer.data.chat import chat_pieces, messages_of, opening_of
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.packing import pack
 from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.schema import Columns, Example, Read, text_of
 from finetune_trainer.data.split import Splits
-from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
+from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import DataError
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, marked_pieces
+from finetune_trainer.tasks.base import (
+    Answer,
+    Batch,
+    Encoded,
+    HeadSpec,
+    Piece,
+    Predictions,
+    Refused,
+    marked_pieces,
+    objects,
+)
 from finetune_trainer.tasks.metrics import perplexity
-from finetune_trainer.tasks.token_head import TokenHead, token_predictions
+from finetune_trainer.tasks.token_head import TokenHead, token_predictions, told_tokens
 
 SUPERVISED = "supervised"
+_ASKED = ""
+"""The completion of a prompt that the model is asked to complete; no row of the data has an empty one."""
+_LONGEST_ANSWER = 256
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,7 @@ class CausalLM:
 
     packing: bool
     label_smoothing: float
+    tokenizer: Tokenizer
     pad_id: int = 0
     name: str = "causal-lm"
     metric_names: tuple[str, ...] = ("loss", "perplexity", "token_accuracy", "exact_match")
@@ -129,9 +143,58 @@ class CausalLM:
             "exact_match": float((predictions["right"] == predictions["tokens"]).mean()),
         }
 
+    def ask(self, columns: Columns) -> Read:
+        """Read a conversation that the assistant is to continue, else a prompt, else a text to be judged."""
+        if messages := columns.find("messages"):
+            return lambda row: Example(row, messages=opening_of(row, messages), completion=_ASKED)
+        if prompt := columns.find("prompt"):
+            return _prompts(columns, prompt, lambda _: _ASKED)
+        return read(columns)
+
+    def respond(self, model: nn.Module, rows: Encoded, which: Rows) -> Predictions:
+        """Return the `text` written after each prompt; a text that is none is judged."""
+        table, device = rows.table, next(model.parameters()).device
+        if rows.examples[int(which[0])].completion != _ASKED:
+            return self.predict(model, self.collate(table, which, None).to(device))
+        ends = [int(np.flatnonzero(table.row(SUPERVISED, int(row)))[0]) for row in which]
+        prompts = [table.row(INPUT_IDS, int(row))[:end] for row, end in zip(which, ends, strict=True)]
+        return {"text": objects(self._write(model, prompts, device))}
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the `text` written; of a judged row its mean `loss`, its `tokens` and how many are `right`."""
+        if "text" in predictions:
+            return [{"text": text} for text in predictions["text"]]
+        return told_tokens(predictions)
+
     def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
         """Return the text in pieces that are learned or not."""
         return marked_pieces(table.row(INPUT_IDS, row), table.row(SUPERVISED, row), tokenizer)
+
+    def _write(self, model: nn.Module, prompts: Sequence[Array], device: torch.device) -> list[str]:
+        """Continue prompts with the likeliest tokens; they are padded on the left, where all of them end together."""
+        generator: Any = model
+        width = max(map(len, prompts))
+        ids_BT = np.full((len(prompts), width), self.pad_id, dtype=np.int64)
+        mask_BT = np.zeros_like(ids_BT)
+        for at, prompt in enumerate(prompts):
+            ids_BT[at, width - len(prompt) :], mask_BT[at, width - len(prompt) :] = prompt, 1
+        positions = getattr(generator.config, "max_position_embeddings", None) or width + _LONGEST_ANSWER
+        ends = generator.generation_config.eos_token_id
+        found_BT = generator.generate(
+            torch.from_numpy(ids_BT).to(device),
+            attention_mask=torch.from_numpy(mask_BT).to(device),
+            do_sample=False,
+            use_cache=True,
+            max_new_tokens=max(1, min(_LONGEST_ANSWER, positions - width)),
+            pad_token_id=self.pad_id,
+            eos_token_id=[*(ends if isinstance(ends, list) else [] if ends is None else [ends]), *self._ends],
+        )
+        return [self.tokenizer.decode(row, special=False).strip() for row in found_BT[:, width:].tolist()]
+
+    @property
+    def _ends(self) -> list[int]:
+        end = self.tokenizer.id_of("eos_token")
+        return [] if end is None else [end]
 
     def label_text(self, example: Example) -> str:
         """Return the completion or the assistant's words."""
@@ -156,15 +219,7 @@ def read(columns: Columns) -> Read:
         return lambda row: Example(row, messages=messages_of(row, messages))
     prompt, completion = columns.find("prompt"), columns.find("completion")
     if prompt and completion:
-        context = "input" if "input" in columns.names and prompt == "instruction" else None
-
-        def build(row: Row) -> Example:
-            text = text_of(row, prompt)
-            if context and isinstance(row.values.get(context), str) and row.values[context].strip():
-                text = f"{text}\n\n{row.values[context]}"
-            return Example(row, text=text, completion=text_of(row, completion))
-
-        return build
+        return _prompts(columns, prompt, lambda row: text_of(row, completion))
     text = columns.find("text")
     if text is None:
         raise DataError(
@@ -174,9 +229,21 @@ def read(columns: Columns) -> Read:
     return lambda row: Example(row, text=text_of(row, text))
 
 
+def _prompts(columns: Columns, prompt: str, completion_of: Callable[[Row], str]) -> Read:
+    context = "input" if "input" in columns.names and prompt == "instruction" else None
+
+    def build(row: Row) -> Example:
+        text = text_of(row, prompt)
+        if context and isinstance(row.values.get(context), str) and row.values[context].strip():
+            text = f"{text}\n\n{row.values[context]}"
+        return Example(row, text=text, completion=completion_of(row))
+
+    return build
+
+
 def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> CausalLM:  # noqa: ARG001
     """Nothing is learned from the rows."""
-    return CausalLM(spec.training.packing is not False, spec.training.label_smoothing, tokenizer.pad_id)
+    return CausalLM(spec.training.packing is not False, spec.training.label_smoothing, tokenizer, tokenizer.pad_id)
 
 
 def tokenise(examples: Sequence[Example], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
@@ -197,9 +264,15 @@ def tokenise(examples: Sequence[Example], tokenizer: Tokenizer) -> list[tuple[li
 
 
 def _pieces_of(example: Example, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+    start, end = tokenizer.special.get("bos_token", ""), tokenizer.special.get("eos_token", "")
+    if example.completion == _ASKED:
+        prompt = start + example.text
+        if example.messages:
+            prompt = tokenizer.render_chat(example.messages, add_generation_prompt=True)
+        # What stands behind a prompt is never read, only where.
+        return [(prompt, False), (end or ".", True)]
     if example.messages:
         return chat_pieces(tokenizer, example.messages)
-    start, end = tokenizer.special.get("bos_token", ""), tokenizer.special.get("eos_token", "")
     if example.completion is not None:
         return [(start + example.text, False), (example.completion + end, True)]
     return [(start + example.text + end, True)]

@@ -25,7 +25,7 @@ from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable, build_tabl
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import DataError
 from finetune_trainer.tasks import metrics
-from finetune_trainer.tasks.base import EVERYONE, PLACE, Batch, Encoded, HeadSpec, Piece, Predictions, padded
+from finetune_trainer.tasks.base import EVERYONE, PLACE, Answer, Batch, Encoded, HeadSpec, Piece, Predictions, padded
 
 SCALE = 20.0
 """Cosines are multiplied by this before the softmax: between -1 and 1 they could not single one out."""
@@ -125,6 +125,26 @@ class Embedding:
         losses, ranks = _search(first, second)
         return {"loss": float(losses.mean())} | metrics.ranking(ranks)
 
+    def ask(self, columns: Columns) -> Read:
+        """Read a text, and a second one where there is one."""
+        text, pair = columns.need("text"), columns.find("textPair")
+        low = self.scores[0] if self.scores else None
+        return lambda row: Example(row, text=text_of(row, text), pair=text_of(row, pair) if pair else None, label=low)
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:
+        """Return the text's `vector`; for a pair also `pairVector`, and their cosine as `score`."""
+        told: list[Answer] = []
+        for first, second, example in zip(predictions["first"], predictions["second"], examples, strict=True):
+            answer: dict[str, Any] = {"vector": first.tolist()}
+            if example.pair is not None:
+                answer |= {"pairVector": second.tolist(), "score": float((first * second).sum())}
+            told.append(answer)
+        return told
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return the range of scores."""
+        return {"scores": self.scores}
+
     def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
         """Return both texts, the second as learned."""
         ids, mark = table.row(INPUT_IDS, row), table.row(_SECOND, row)
@@ -167,7 +187,13 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Embedd
             f"every training row has the score {found[0]:g}",
             remedy="Leave the column out when all pairs belong together: data.fields names text and textPair.",
         )
-    return Embedding(found, spec.training.label_smoothing, tokenizer.pad_id)
+    return restore(spec, {"scores": found}, tokenizer)
+
+
+def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> Embedding:
+    """Return the task for its range of scores."""
+    found = kept["scores"]
+    return Embedding((float(found[0]), float(found[1])) if found else None, spec.training.label_smoothing, tokenizer.pad_id)
 
 
 def _cosines(vectors_B2H: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.tasks.base import (
+    Answer,
     Batch,
     Encoded,
     HeadSpec,
@@ -32,7 +33,7 @@ from finetune_trainer.tasks.base import (
     pad,
 )
 from finetune_trainer.tasks.metrics import perplexity
-from finetune_trainer.tasks.token_head import TokenHead, token_predictions
+from finetune_trainer.tasks.token_head import TokenHead, token_predictions, told_tokens
 
 _MASKED, _REPLACED = 0.8, 0.9
 _EVALUATION_EPOCH = 2**31
@@ -143,6 +144,14 @@ class MaskedLM:
         loss = float(predictions["loss"].sum() / tokens)
         right = float(predictions["right"].sum() / tokens)
         return {"loss": loss, "perplexity": perplexity(loss), "token_accuracy": right}
+
+    def ask(self, columns: Columns) -> Read:
+        """Read a text."""
+        return read(columns)
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the mean `loss` of the hidden `tokens`, and how many of them are guessed `right`."""
+        return told_tokens(predictions)
 
     def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
         """Return the text as it is in the first epoch, hidden tokens apart."""

@@ -22,7 +22,7 @@ from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.objectives import choice_losses
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions
+from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions
 
 _TYPES, _CHOICE = "token_type_ids", "choice"
 
@@ -86,11 +86,12 @@ class MultipleChoice:
         return choice_losses(_scores(model, batch), batch.tensors["labels"], self.label_smoothing).sum()
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
-        """Return each row's `loss`, the choice `told` and the right one, `labels`."""
+        """Return each row's `loss`, the choice `told`, its `chance` and the right one, `labels`."""
         scores_BC = _scores(model, batch)
         found = {
             "loss": choice_losses(scores_BC, batch.tensors["labels"], 0.0),
             "told": scores_BC.argmax(dim=-1),
+            "chance": scores_BC.softmax(dim=-1).max(dim=-1).values,
             "labels": batch.tensors["labels"],
         }
         return {name: each.cpu().numpy() for name, each in found.items()}
@@ -111,6 +112,16 @@ class MultipleChoice:
     def label_text(self, example: Example) -> str:
         """Return the right choice."""
         return example.parts[int(str(example.label))]
+
+    def ask(self, columns: Columns) -> Read:
+        """Read a question and its choices."""
+        question, choices = columns.need("question"), columns.need("choices")
+        return lambda row: Example(row, text=text_of(row, question), parts=_choices_of(row, choices), label="0")
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:
+        """Return the number of the best `choice` from 0, its `text`, and its probability as `score`."""
+        told = zip(predictions["told"].tolist(), predictions["chance"].tolist(), examples, strict=True)
+        return [{"choice": best, "text": example.parts[best], "score": chance} for best, chance, example in told]
 
     def _sequences(
         self, table: TokenTable, rows: Rows
@@ -136,13 +147,13 @@ def read(columns: Columns) -> Read:
     question, choices, label = columns.need("question"), columns.need("choices"), columns.need("label")
 
     def build(row: Row) -> Example:
-        parts = words_of(row, choices)
+        parts = _choices_of(row, choices)
         right = labels_of(row, label)
         number = parts.index(right) if isinstance(right, str) and right in parts else right
-        if len(parts) < 2 or not str(number).isdecimal() or not int(str(number)) < len(parts):
+        if not str(number).isdecimal() or not int(str(number)) < len(parts):
             row.refuse(
                 f"column {label!r} holds {right!r}, column {choices!r} {len(parts)} choices",
-                "Write at least two choices, and the right one's number from 0 or its text.",
+                "Write the right one's number from 0, or its text.",
             )
         return Example(row, text=text_of(row, question), parts=parts, label=str(number))
 
@@ -152,6 +163,13 @@ def read(columns: Columns) -> Read:
 def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> MultipleChoice:  # noqa: ARG001
     """Nothing is learned from the rows."""
     return MultipleChoice(spec.training.label_smoothing, tokenizer.pad_id)
+
+
+def _choices_of(row: Row, column: str) -> tuple[str, ...]:
+    parts = words_of(row, column)
+    if len(parts) < 2:
+        row.refuse(f"column {column!r} holds {len(parts)} choices", "Write at least two, or delete the row.")
+    return parts
 
 
 def _scores(model: nn.Module, batch: Batch) -> Tensor:

@@ -17,17 +17,27 @@ from torch.nn import functional as F
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.objectives import token_losses
 from finetune_trainer.tasks import masked_lm
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, padded
+from finetune_trainer.tasks.base import (
+    Answer,
+    Batch,
+    Encoded,
+    HeadSpec,
+    Piece,
+    Predictions,
+    Refused,
+    padded,
+    rows_by_example,
+)
 from finetune_trainer.tasks.masked_lm import Hiding, Positions
 from finetune_trainer.tasks.metrics import perplexity
-from finetune_trainer.tasks.token_head import token_predictions
+from finetune_trainer.tasks.token_head import token_predictions, told_tokens
 
 _SENTENCE, _DOCUMENT = "sentence", "document"
 _SPECIAL_TOKENS = 3
@@ -134,6 +144,19 @@ class NextSentence:
             "token_accuracy": float(predictions["right"].sum() / tokens),
             "next_accuracy": float(predictions["told"].mean()),
         }
+
+    def ask(self, columns: Columns) -> Read:
+        """Read a document."""
+        return read(columns)
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:
+        """Return those of masked-lm for all pairs of a document, the number of `pairs`, and how many are `told`."""
+        documents = rows_by_example(examples)
+        found: dict[int, Answer] = {}
+        for key, rows in documents.items():
+            summed = {name: predictions[name][rows].sum(keepdims=True) for name in ("loss", "tokens", "right", "told")}
+            found[key] = {**told_tokens(summed)[0], "pairs": len(rows), "told": int(summed["told"][0])}
+        return [found[id(example)] for example in examples]
 
     def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
         """Return both parts as they are in the first epoch, the second as learned."""

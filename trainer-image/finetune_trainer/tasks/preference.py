@@ -23,7 +23,17 @@ from finetune_trainer.data.schema import Columns, Example, Read, text_of
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, marked_pieces, padded
+from finetune_trainer.tasks.base import (
+    Answer,
+    Batch,
+    Encoded,
+    HeadSpec,
+    Piece,
+    Predictions,
+    Refused,
+    marked_pieces,
+    padded,
+)
 from finetune_trainer.tasks.causal_lm import SUPERVISED, tokenise
 from finetune_trainer.tasks.token_head import TokenHead
 
@@ -115,6 +125,17 @@ class Preference:
         margin = predictions["margin"].astype(np.float64)
         loss = float(predictions["loss"].astype(np.float64).mean())
         return {"loss": loss, "accuracy": float((margin > 0).mean()), "margin": float(margin.mean())}
+
+    def ask(self, columns: Columns) -> Read:
+        """Read a prompt with two completions: which of them is preferred is the answer."""
+        return read(columns)
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return which completion is `preferred` more than before training, and the `margin`."""
+        return [
+            {"preferred": "chosen" if margin > 0 else "rejected", "margin": margin}
+            for margin in predictions["margin"].tolist()
+        ]
 
     def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
         """Return both sequences, their completions apart."""

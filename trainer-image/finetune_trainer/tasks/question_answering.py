@@ -6,7 +6,6 @@ without an answer are learned as a span of the first token, and can then be told
 Legend: B windows, T tokens, W most tokens of an answer.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,18 @@ from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.objectives import choice_losses
 from finetune_trainer.tasks import text_metrics
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, attention_mask, pad
+from finetune_trainer.tasks.base import (
+    Answer,
+    Batch,
+    Encoded,
+    HeadSpec,
+    Piece,
+    Predictions,
+    Refused,
+    attention_mask,
+    pad,
+    rows_by_example,
+)
 
 MAX_ANSWER_TOKENS = 30
 _TYPES = "token_type_ids"
@@ -118,10 +128,8 @@ class QuestionAnswering:
 
         Several right answers count by the best of them.
         """
-        windows: dict[int, list[int]] = defaultdict(list)
-        for at, example in enumerate(examples):
-            windows[id(example)].append(at)
-        told = [self._answer(predictions, examples, members) for members in windows.values()]
+        windows = rows_by_example(examples)
+        told = [self._answer(predictions, examples, members)[0] for members in windows.values()]
         gold = [examples[members[0]].parts or ("",) for members in windows.values()]
         loss = float(predictions["loss"].astype(np.float64).mean())
         return {"loss": loss} | text_metrics.squad(told, gold)
@@ -143,13 +151,32 @@ class QuestionAnswering:
         span = batch.tensors["span"]
         return 0.5 * (choice_losses(start_BT, span[:, 0], smoothing) + choice_losses(end_BT, span[:, 1], smoothing))
 
-    def _answer(self, predictions: Predictions, examples: Sequence[Example], windows: Sequence[int]) -> str:
+    def ask(self, columns: Columns) -> Read:
+        """Read a context and a question."""
+        context, question = columns.need("context"), columns.need("question")
+        return lambda row: Example(row, text=text_of(row, context), pair=text_of(row, question))
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:
+        """Return the `answer`, the character at which it starts, and how much more likely than none it is, in nats."""
+        windows = rows_by_example(examples)
+        told = {key: self._answer(predictions, examples, members) for key, members in windows.items()}
+        found = {key: {"answer": text, "start": start, "score": score} for key, (text, start, score) in told.items()}
+        return [found[id(example)] for example in examples]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return whether there may be no answer."""
+        return {"unanswerable": self.unanswerable}
+
+    def _answer(
+        self, predictions: Predictions, examples: Sequence[Example], windows: Sequence[int]
+    ) -> tuple[str, int | None, float]:
+        """Return the best answer of a row's windows, where it starts, and its score above that of none."""
         best = max(windows, key=lambda at: float(predictions["score"][at]))
-        if self.unanswerable and min(float(predictions["none"][at]) for at in windows) > float(
-            predictions["score"][best]
-        ):
-            return ""
-        return examples[best].text[int(predictions["begin"][best]) : int(predictions["end"][best])]
+        above = float(predictions["score"][best]) - min(float(predictions["none"][at]) for at in windows)
+        if self.unanswerable and above < 0:
+            return "", None, above
+        begin, end = (int(predictions[name][best]) for name in ("begin", "end"))
+        return examples[best].text[begin:end], begin, above
 
 
 def read(columns: Columns) -> Read:
@@ -169,7 +196,12 @@ def read(columns: Columns) -> Read:
 def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> QuestionAnswering:
     """Find out whether there may be no answer."""
     unanswerable = any(not example.parts for example in splits.train)
-    return QuestionAnswering(unanswerable, spec.training.label_smoothing, tokenizer.pad_id)
+    return restore(spec, {"unanswerable": unanswerable}, tokenizer)
+
+
+def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> QuestionAnswering:
+    """Return the task, which may have learned that there is no answer to some questions."""
+    return QuestionAnswering(kept["unanswerable"], spec.training.label_smoothing, tokenizer.pad_id)
 
 
 def _answers_of(row: Row, column: str, start: str | None) -> tuple[tuple[str, ...], Sequence[int | None]]:

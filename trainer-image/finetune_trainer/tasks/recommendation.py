@@ -24,10 +24,12 @@ from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import DataError
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, padded
+from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, Refused, padded
 from finetune_trainer.tasks.metrics import ranking
 from finetune_trainer.tasks.token_head import TokenHead
 
+TOLD = 10
+"""How many items an answer names."""
 NOTHING = 0
 """The id that pads; items begin at 1."""
 
@@ -108,14 +110,17 @@ class Recommendation:
         return self.scorer.losses(model, batch, self.label_smoothing)[0].sum()
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
-        """Return each row's summed `loss`, its predicted `items`, and its last one's `rank` from 1, 0 if unknown."""
+        """Return each row's summed `loss`, its predicted `items`, its last one's `rank` from 1, 0 if unknown.
+
+        `top` are the numbers of the best items that the history does not hold, [B, N], `chances` their probabilities.
+        """
         losses_K, _ = self.scorer.losses(model, batch, 0.0)
         owner = batch.tensors["owner"].cpu().numpy()
         rows = len(batch.rows)
         return {
             "loss": np.bincount(owner, losses_K.double().cpu().numpy(), minlength=rows),
             "items": np.bincount(owner, minlength=rows),
-            "rank": self._ranks(model, batch).cpu().numpy(),
+            **{name: each.cpu().numpy() for name, each in self._placed(model, batch).items()},
         }
 
     def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
@@ -131,7 +136,29 @@ class Recommendation:
         """Return the last item."""
         return example.parts[-1]
 
-    def _ranks(self, model: nn.Module, batch: Batch) -> Tensor:
+    def ask(self, columns: Columns) -> Read:
+        """Read a history; the item after its last one is to be found."""
+        items = columns.need("items")
+        return lambda row: Example(row, parts=(*words_of(row, items), ""))
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the `ranking` of what comes next: `item` and `score`, its probability, best first."""
+        return [
+            {
+                "ranking": [
+                    {"item": self.items[number - 1], "score": chance}
+                    for number, chance in zip(numbers, chances, strict=True)
+                    if chance > 0
+                ]
+            }
+            for numbers, chances in zip(predictions["top"].tolist(), predictions["chances"].tolist(), strict=True)
+        ]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return the items."""
+        return {"items": list(self.items)}
+
+    def _placed(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         target, rows = batch.tensors["target"], len(batch.rows)
         scores_BV = self.scorer.scores(model, batch, batch.tensors["last"]).float()
         right_B = scores_BV.gather(1, target[:, None])
@@ -139,9 +166,12 @@ class Recommendation:
         seen_BV.scatter_(1, target[:, None], value=False)
         seen_BV[:, NOTHING] = True
         better = (scores_BV > right_B) & ~seen_BV
-        return torch.where(
+        rank = torch.where(
             target > 0, better.sum(dim=-1) + 1, torch.zeros(rows, dtype=torch.int64, device=target.device)
         )
+        chances_BV = scores_BV.masked_fill(seen_BV, -torch.inf).softmax(dim=-1)
+        chances, top = chances_BV.topk(min(TOLD, len(self.items)), dim=-1)
+        return {"rank": rank, "top": top, "chances": chances}
 
 
 def read(columns: Columns) -> Read:
@@ -157,7 +187,7 @@ def read(columns: Columns) -> Read:
     return build
 
 
-def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Recommendation:  # noqa: ARG001
+def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Recommendation:
     """Find the items in the training rows.
 
     Args:
@@ -177,4 +207,9 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Recomm
             f"the training rows hold {len(counts)} item, at least two are needed",
             remedy="Check that the file is complete and data.fields.items names the right column.",
         )
-    return Recommendation(tuple(sorted(counts)), spec.training.label_smoothing)
+    return restore(spec, {"items": sorted(counts)}, tokenizer)
+
+
+def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> Recommendation:  # noqa: ARG001
+    """Return the task for its items."""
+    return Recommendation(tuple(kept["items"]), spec.training.label_smoothing)

@@ -20,7 +20,17 @@ from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, marked_pieces, objects, padded
+from finetune_trainer.tasks.base import (
+    Answer,
+    Batch,
+    Encoded,
+    HeadSpec,
+    Piece,
+    Predictions,
+    marked_pieces,
+    objects,
+    padded,
+)
 from finetune_trainer.tasks.token_head import TokenHead, token_predictions
 
 BEAMS = 4
@@ -28,19 +38,26 @@ _TARGET = "target"
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """How written texts are compared with the right ones, and the names of what comes out."""
+class Kind:
+    """One of the tasks: the roles of its columns, how written texts are compared, the names of what comes out."""
 
-    names: tuple[str, ...]
+    name: str
+    source: str
+    target: str
+    measures: tuple[str, ...]
     compare: Callable[[Sequence[str], Sequence[str]], dict[str, float]]
+
+    def read(self, columns: Columns) -> Read:
+        """Read two texts."""
+        text, written = columns.need(self.source), columns.need(self.target)
+        return lambda row: Example(row, text=text_of(row, text), completion=text_of(row, written))
 
 
 @dataclass(frozen=True)
 class Seq2Seq:
-    """Cross-entropy over the target's tokens; `judge` is for what the model writes."""
+    """Cross-entropy over the target's tokens; what the model writes is compared with the target."""
 
-    name: str
-    judge: Judge
+    kind: Kind
     tokenizer: Tokenizer
     start_id: int
     longest: int
@@ -50,9 +67,14 @@ class Seq2Seq:
     scorer: TokenHead = field(default_factory=lambda: TokenHead(("lm_head",), {"use_cache": False}))
 
     @property
+    def name(self) -> str:
+        """Key of the registry."""
+        return self.kind.name
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """The loss, and what the texts are judged by."""
-        return ("loss", *self.judge.names)
+        return ("loss", *self.kind.measures)
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Nothing beyond the texts decides the encoding."""
@@ -102,7 +124,25 @@ class Seq2Seq:
         """Return the loss per target token, and the texts' metrics."""
         loss = float(predictions["loss"].sum() / predictions["tokens"].sum())
         right = [example.completion or "" for example in examples]
-        return {"loss": loss} | self.judge.compare(list(predictions["text"]), right)
+        return {"loss": loss} | self.kind.compare(list(predictions["text"]), right)
+
+    def ask(self, columns: Columns) -> Read:
+        """Read a source."""
+        source = columns.need(self.kind.source)
+        return lambda row: Example(row, text=text_of(row, source), completion="")
+
+    def respond(self, model: nn.Module, rows: Encoded, which: Rows) -> Predictions:
+        """Return the `text` written for each row: without a target there is nothing else."""
+        device = next(model.parameters()).device
+        return {"text": objects(self._write(model, self.collate(rows.table, which, None).to(device)))}
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the `text`."""
+        return [{"text": text} for text in predictions["text"]]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return how long a text may be."""
+        return {"longest": self.longest}
 
     def pieces(self, table: TokenTable, row: int, tokenizer: Tokenizer) -> Sequence[Piece]:
         """Return the source, and the target as learned."""
@@ -147,22 +187,11 @@ def decoder_side(targets: Sequence[Array], start_id: int, pad_id: int) -> dict[s
     }
 
 
-def reader(source: str, target: str) -> Callable[[Columns], Read]:
-    """Return what reads two texts, by the roles of their columns."""
-
-    def read(columns: Columns) -> Read:
-        text, written = columns.need(source), columns.need(target)
-        return lambda row: Example(row, text=text_of(row, text), completion=text_of(row, written))
-
-    return read
-
-
-def build_seq2seq(name: str, judge: Judge, spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Seq2Seq:
+def build(kind: Kind, spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Seq2Seq:
     """Make the task for a tokenizer.
 
     Args:
-        name: Key of the registry.
-        judge: Compares texts.
+        kind: Which of the tasks.
         spec: The manifest's.
         splits: All sets; no text is written that is longer than the longest to learn.
         tokenizer: The model's.
@@ -175,9 +204,15 @@ def build_seq2seq(name: str, judge: Judge, spec: FineTuneJobSpec, splits: Splits
     """
     if tokenizer.decoder_start_id is None:
         raise ConfigError(
-            f"{name} needs a model with an encoder and a decoder, and this one does not say what a decoder begins with",
+            f"{kind.name} needs a model with an encoder and a decoder, "
+            "and this one does not say what a decoder begins with",
             remedy="Choose a BART, T5, Marian or similar model, or task: causal-lm.",
         )
     longest = max(map(len, tokenizer.encode([each.completion or "" for each in splits.train], spec.data.max_length)))
-    smoothing = spec.training.label_smoothing
-    return Seq2Seq(name, judge, tokenizer, tokenizer.decoder_start_id, longest, smoothing)
+    return restore(kind, spec, {"longest": longest}, tokenizer)
+
+
+def restore(kind: Kind, spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> Seq2Seq:
+    """Return the task for the length of its texts."""
+    assert tokenizer.decoder_start_id is not None, "internal: an artifact without what its decoder begins with"
+    return Seq2Seq(kind, tokenizer, tokenizer.decoder_start_id, kept["longest"], spec.training.label_smoothing)

@@ -1,15 +1,9 @@
 """A short text that says what a long one does, judged by ROUGE."""
 
-from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.data.split import Splits
-from finetune_trainer.data.tokenizer import Tokenizer
-from finetune_trainer.tasks import text_metrics
-from finetune_trainer.tasks.seq2seq import Judge, Seq2Seq, build_seq2seq, reader
+from functools import partial
 
-read = reader("text", "summary")
+from finetune_trainer.tasks import seq2seq, text_metrics
 
-
-def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Seq2Seq:
-    """Return the task."""
-    judge = Judge(("rouge1", "rouge2", "rougeL"), text_metrics.rouge)
-    return build_seq2seq("summarization", judge, spec, splits, tokenizer)
+KIND = seq2seq.Kind("summarization", "text", "summary", ("rouge1", "rouge2", "rougeL"), text_metrics.rouge)
+read = KIND.read
+build, restore = partial(seq2seq.build, KIND), partial(seq2seq.restore, KIND)

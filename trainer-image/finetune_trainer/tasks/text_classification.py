@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from finetune_api.spec import FineTuneJobSpec, Training
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Columns, Example, Read, labels_of, text_of
+from finetune_trainer.data.schema import Columns, Example, Read, labels_of
 from finetune_trainer.data.split import Splits
-from finetune_trainer.data.table import TokenTable
+from finetune_trainer.data.table import Array, TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.objectives import ClassLoss, balanced_weights
 from finetune_trainer.tasks import metrics
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, dense
-from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, text_pieces
+from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
+from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, read_texts, text_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +100,37 @@ class TextClassification:
         """Return the label or labels."""
         return ", ".join(_as_tuple(example.label))
 
+    def ask(self, columns: Columns) -> Read:
+        """Read a text or a pair; any label does, since its loss is not told."""
+        return read_texts(columns, lambda _: () if self.multi else self.labels[0])
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return `label`, or `labels` when any number may hold, and each label's probability as `scores`."""
+        return [self._answer(row) for row in predictions["scores"].astype(np.float64)]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return the labels."""
+        return {"labels": list(self.labels), "multi": self.multi}
+
+    def _answer(self, logits_C: Array) -> Answer:
+        if self.multi:
+            chances_C = 1.0 / (1.0 + np.exp(-logits_C))
+            told = [label for label, logit in zip(self.labels, logits_C, strict=True) if logit > 0]
+            return {"labels": told, "scores": dict(zip(self.labels, chances_C.tolist(), strict=True))}
+        chances_C = np.exp(logits_C - logits_C.max())
+        chances_C /= chances_C.sum()
+        best = int(logits_C.argmax())
+        scores = dict(zip(self.labels, chances_C.tolist(), strict=True))
+        return {"label": self.labels[best], "score": float(chances_C[best]), "scores": scores}
+
     def _losses(self, logits_BC: Tensor, labels: Tensor, loss: ClassLoss) -> Tensor:
         return (loss.any_of if self.multi else loss.one_of)(logits_BC.float(), labels)
 
 
 def read(columns: Columns) -> Read:
     """Read a text or a pair, and a label or a list of them."""
-    text, pair, label = columns.need("text"), columns.find("textPair"), columns.need("label")
-    return lambda row: Example(
-        row, text=text_of(row, text), pair=text_of(row, pair) if pair else None, label=labels_of(row, label)
-    )
+    label = columns.need("label")
+    return read_texts(columns, lambda row: labels_of(row, label))
 
 
 def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextClassification:
@@ -128,16 +149,16 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextCl
         DataError: There are fewer than two labels, or a held-out row has one that training never sees.
     """  # noqa: DOC503
     multi = any(isinstance(example.label, tuple) for rows in splits.named().values() for example in rows)
-    labels = find_labels(splits, least=1 if multi else 2)
-    loss = _loss(spec.training)
+    task = restore(spec, {"labels": find_labels(splits, least=1 if multi else 2), "multi": multi}, tokenizer)
     if spec.training.balance_classes or spec.training.class_weights:
         if multi:
             raise ConfigError(
                 "spec.training: rows with any number of labels have no class to count by",
                 remedy="Remove classWeights and balanceClasses, or give one label per row.",
             )
-        loss = replace(loss, weights=_weights(spec.training, labels, splits.train))
-    return TextClassification(labels, multi, loss, tokenizer.pad_id)
+        weights = _weights(spec.training, task.labels, splits.train)
+        return replace(task, loss=replace(task.loss, weights=weights))
+    return task
 
 
 def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
@@ -170,6 +191,11 @@ def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
                     remedy="Add training rows with that label, or correct the spelling.",
                 )
     return tuple(labels)
+
+
+def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> TextClassification:
+    """Return the task for its labels."""
+    return TextClassification(tuple(kept["labels"]), kept["multi"], _loss(spec.training), tokenizer.pad_id)
 
 
 def _loss(training: Training) -> ClassLoss:

@@ -1,12 +1,13 @@
 """What the tasks over whole texts share: tokenising texts and pairs, padding, and the model's output per text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from finetune_trainer.data.formats import Row
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read, text_of
 from finetune_trainer.data.table import INPUT_IDS, Array, TokenTable, build_table
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.prefix import STATES, behind_frozen, collate_states
@@ -14,6 +15,14 @@ from finetune_trainer.tasks.base import Batch, Encoded, Piece, attention_mask, p
 from finetune_trainer.tasks.first_token import first_token_only
 
 _TYPES = "token_type_ids"
+
+
+def read_texts(columns: Columns, label_of: Callable[[Row], str | float | tuple[str, ...]]) -> Read:
+    """Return what reads a text or a pair, and what is to be said of it."""
+    text, pair = columns.need("text"), columns.find("textPair")
+    return lambda row: Example(
+        row, text=text_of(row, text), pair=text_of(row, pair) if pair else None, label=label_of(row)
+    )
 
 
 def encode_texts(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int, labels: Array) -> Encoded:

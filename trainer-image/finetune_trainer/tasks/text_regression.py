@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Columns, Example, Read, number_of, text_of
+from finetune_trainer.data.schema import Columns, Example, Read, number_of
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.objectives import error_losses
 from finetune_trainer.tasks import metrics
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, dense
-from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, text_pieces
+from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
+from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, read_texts, text_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +81,22 @@ class TextRegression:
         """Return the number."""
         return f"{example.label}"
 
+    def ask(self, columns: Columns) -> Read:
+        """Read a text or a pair."""
+        return read_texts(columns, lambda _: 0.0)
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the `score`."""
+        return [{"score": float(each)} for each in predictions["predicted"]]
+
     def _errors(self, model: nn.Module, batch: Batch) -> Tensor:
         return pooled_logits(model, batch)[:, 0].float() - batch.tensors["labels"]
 
 
 def read(columns: Columns) -> Read:
     """Read a text or a pair, and a number."""
-    text, pair, label = columns.need("text"), columns.find("textPair"), columns.need("label")
-    return lambda row: Example(
-        row, text=text_of(row, text), pair=text_of(row, pair) if pair else None, label=number_of(row, label)
-    )
+    label = columns.need("label")
+    return read_texts(columns, lambda row: number_of(row, label))
 
 
 def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextRegression:  # noqa: ARG001 - the rows

@@ -20,6 +20,7 @@ from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.errors import DataError
 from finetune_trainer.tasks import entities
 from finetune_trainer.tasks.base import (
+    Answer,
     Batch,
     Encoded,
     HeadSpec,
@@ -144,6 +145,34 @@ class TokenClassification:
         pairs = zip(example.parts, _tags(example), strict=True)
         return ", ".join(f"{word} ({tag})" for word, tag in pairs if tag != OUTSIDE)
 
+    def ask(self, columns: Columns) -> Read:
+        """Read a list of words; any tag does, since its loss is not told."""
+        tokens = columns.need("tokens")
+
+        def build(row: Any) -> Example:
+            words = words_of(row, tokens)
+            return Example(row, parts=words, label=(self.tags[0],) * len(words))
+
+        return build
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:
+        """Return `tags`, one for each word, and the `entities` that they make up, none without a scheme."""
+        told = [self._told(each, len(row.parts)) for each, row in zip(predictions["tags"], examples, strict=True)]
+        return [
+            {
+                "tags": tags,
+                "entities": [
+                    {"type": kind, "text": " ".join(example.parts[first : last + 1]), "first": first, "last": last}
+                    for kind, first, last in sorted(entities.entities(tags), key=lambda each: each[1])
+                ],
+            }
+            for tags, example in zip(told, examples, strict=True)
+        ]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return the tags."""
+        return {"tags": list(self.tags)}
+
     def _told(self, found: Any, count: int) -> list[str]:
         told = [self.tags[number] if number >= 0 else OUTSIDE for number in found]
         return told + [OUTSIDE] * (count - len(told))
@@ -194,7 +223,12 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TokenC
                     f"({', '.join(sorted(known)[:10])})",
                     remedy="Add training rows with that tag, or correct the spelling.",
                 )
-    return TokenClassification(tuple(sorted(known)), spec.training.label_smoothing, tokenizer.pad_id)
+    return restore(spec, {"tags": sorted(known)}, tokenizer)
+
+
+def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> TokenClassification:
+    """Return the task for its tags."""
+    return TokenClassification(tuple(kept["tags"]), spec.training.label_smoothing, tokenizer.pad_id)
 
 
 def _tags(example: Example) -> tuple[str, ...]:

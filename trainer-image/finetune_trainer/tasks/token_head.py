@@ -88,6 +88,15 @@ class TokenHead:
         return found
 
 
+def told_tokens(predictions: Predictions) -> list[dict[str, Any]]:
+    """Return each row's mean `loss`, its `tokens` and how many of them are `right`, from `token_predictions`."""
+    columns = (predictions[name].tolist() for name in ("loss", "tokens", "right"))
+    return [
+        {"loss": loss / max(1.0, tokens), "tokens": int(tokens), "right": int(right)}
+        for loss, tokens, right in zip(*columns, strict=True)
+    ]
+
+
 def token_predictions(losses_K: Tensor, right_K: Tensor, batch: Batch) -> Predictions:
     """Sum over each row's supervised tokens: `loss`, `tokens` and `right`, each [B]."""
     owner = batch.tensors["owner"]

@@ -1,14 +1,9 @@
 """A text in another language, judged by BLEU and chrF."""
 
-from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.data.split import Splits
-from finetune_trainer.data.tokenizer import Tokenizer
-from finetune_trainer.tasks import text_metrics
-from finetune_trainer.tasks.seq2seq import Judge, Seq2Seq, build_seq2seq, reader
+from functools import partial
 
-read = reader("source", "target")
+from finetune_trainer.tasks import seq2seq, text_metrics
 
-
-def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Seq2Seq:
-    """Return the task."""
-    return build_seq2seq("translation", Judge(("bleu", "chrf"), text_metrics.translation), spec, splits, tokenizer)
+KIND = seq2seq.Kind("translation", "source", "target", ("bleu", "chrf"), text_metrics.translation)
+read = KIND.read
+build, restore = partial(seq2seq.build, KIND), partial(seq2seq.restore, KIND)
