@@ -96,6 +96,24 @@ def run(file: File, workdir: Workdir = None, sets: Sets = None, output: Output =
     raise typer.Exit({"Complete": 0, "Failed": EXIT_FAILED, "Interrupted": EXIT_INTERRUPTED}[result.outcome])
 
 
+@app.command()
+def predict(
+    artifact: Annotated[Path, typer.Option(help="The artifact's folder.")],
+    rows: Annotated[Path, typer.Option("--input", help="Rows as the task reads them, labels not needed.")],
+    output: Annotated[Path | None, typer.Option(help="A .jsonl or .parquet file; standard output when absent.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that are in memory at once.")] = 1024,
+    base: Annotated[str | None, typer.Option(help="Where an adapter's base model is, when it was moved.")] = None,
+) -> None:
+    """Answer the rows of a file by a trained model; each comes back with its answer as `prediction`."""
+    from finetune_cli import asking  # noqa: PLC0415
+
+    failure = asking.predict(asking.Question(artifact, rows, output, batch_size, base))
+    if failure is not None:
+        for line in outcome_lines(Result(outcome="Failed", failure=failure)):
+            typer.echo(line, err=True)
+        raise typer.Exit(EXIT_FAILED)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def operator(context: typer.Context) -> None:
     """Run the operator against a cluster, as its image does; --help lists its flags."""

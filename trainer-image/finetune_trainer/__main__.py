@@ -34,6 +34,8 @@ def main() -> int:
     parser.add_argument("verb", choices=("launch", "run", "fetch", "plan", "data"))
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--sha256", required=True)
+    if sys.argv[1:2] == ["predict"]:
+        return _predict(sys.argv[2:])
     arguments = parser.parse_args()
     try:
         config = read_config(arguments.config, arguments.sha256)
@@ -129,6 +131,28 @@ def _document(config: RunConfig, verb: str) -> Callable[[], Mapping[str, Any]]:
     from finetune_trainer import inspect_job  # noqa: PLC0415 - torch
 
     return lambda: inspect_job.plan(config) if verb == "plan" else inspect_job.show_data(config)
+
+
+def _predict(words: list[str]) -> int:
+    """Answer rows; a failure is one JSON document, the last line on standard error."""
+    parser = argparse.ArgumentParser(prog="finetune_trainer predict")
+    parser.add_argument("--artifact", type=Path, required=True)
+    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--batch-size", type=int, default=1024)
+    parser.add_argument("--base")
+    parser.add_argument("--cache", type=Path, required=True)
+    found = parser.parse_args(words)
+    from finetune_trainer import predicting  # noqa: PLC0415 - torch
+
+    request = predicting.Request(found.artifact, found.input, found.output, found.batch_size, found.base, found.cache)
+    try:
+        predicting.predict(request, sys.stdout)
+    except TrainerError as error:
+        failure = Failure.of(error.reason, error.message, error.remedy)
+        sys.stderr.write(json.dumps({"failure": failure.to_dict()}) + "\n")
+        return failure.exit_code
+    return COMPLETE
 
 
 def _tell(make: Callable[[], Mapping[str, Any]]) -> int:

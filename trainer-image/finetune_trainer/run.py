@@ -289,6 +289,7 @@ class _Run:
                 prepared,
                 self._data.task.collate(table, rows, None).to(self._group.device),
                 model_card(facts, self._spec),
+                self._data.max_length,
             )
             digest = artifacts.write_artifact(handover, place, self._reporter.decision)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

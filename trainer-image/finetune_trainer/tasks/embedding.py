@@ -193,7 +193,9 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> Embedd
 def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> Embedding:
     """Return the task for its range of scores."""
     found = kept["scores"]
-    return Embedding((float(found[0]), float(found[1])) if found else None, spec.training.label_smoothing, tokenizer.pad_id)
+    return Embedding(
+        (float(found[0]), float(found[1])) if found else None, spec.training.label_smoothing, tokenizer.pad_id
+    )
 
 
 def _cosines(vectors_B2H: Tensor) -> Tensor:

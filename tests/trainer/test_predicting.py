@@ -1,0 +1,75 @@
+"""What an artifact answers is what the trained model was judged by."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer import predicting
+from finetune_trainer.opening import open_artifact
+from finetune_trainer.preparation import prepare_data
+from finetune_trainer.tasks import TASKS
+from support.tiny import manifest, one_row, run_config, train, write_rows
+
+_HIDDEN = {
+    "text-classification": "label",
+    "text-regression": "label",
+    "token-classification": "tags",
+    "question-answering": "answers",
+    "multiple-choice": "label",
+    "translation": "target",
+    "summarization": "summary",
+}
+"""The column that is to be found, which the asked rows lack."""
+
+
+def asked(row: dict[str, Any], task: str) -> dict[str, Any]:
+    if task == "recommendation":
+        return {"items": row["items"][:-1]}
+    return {name: value for name, value in row.items() if name != _HIDDEN.get(task)}
+
+
+def close(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return one == pytest.approx(other, abs=1e-3, rel=1e-3) if isinstance(one, float) else one == other
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_an_artifact_answers_rows_without_labels_as_the_run_judged_them(
+    task: str, tmp_path: Path, tiny: dict[str, Path]
+):
+    rows = write_rows(tmp_path, task)
+    test = tmp_path / "test.jsonl"
+    test.write_text("".join(json.dumps(one_row(task, index)) + "\n" for index in range(12)))
+    document = manifest(
+        task, tiny[task], rows, data={"test": {"uri": f"file://{test}"}}, training={"precision": "fp32"}
+    )
+    config = run_config(tmp_path, document)
+    train(config)
+    lines = [json.dumps(asked(one_row(task, index), task)) + "\n" for index in range(12)]
+    (tmp_path / "asked.jsonl").write_text("".join(lines))
+    output = tmp_path / "answers.jsonl"
+
+    count = predicting.predict(
+        predicting.Request(tmp_path / "artifact", tmp_path / "asked.jsonl", output, 1024, None, tmp_path), None
+    )
+    told = [json.loads(line)["prediction"] for line in output.read_text().splitlines()]
+
+    opened = open_artifact(tmp_path / "artifact", None, tmp_path)
+    data = prepare_data(config)
+    answerer = predicting.Answerer(opened)
+    if task == "causal-lm":
+        assert all(set(each) == {"text"} for each in told)
+        return
+    encoded = data.encoded["test"]
+    if answerer._before is not None:
+        encoded = predicting.refer(answerer._judge, answerer._before, {"test": encoded})["test"]
+    found = data.task.tell(answerer._judge.every(answerer._model, encoded.table, data.task.predict), encoded.examples)
+    judged = list({id(example): answer for example, answer in zip(encoded.examples, found, strict=True)}.values())
+
+    assert count == len(told) == len(judged) == 12
+    assert all(map(close, told, judged))

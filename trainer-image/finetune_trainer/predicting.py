@@ -1,0 +1,182 @@
+"""Answer the rows of a file by an artifact's model: read, tokenised and batched as in an evaluation, in bounded memory.
+
+An output file is written aside and renamed when all rows are answered: there is no half of one.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from finetune_trainer import runtime
+from finetune_trainer.data.formats import Row, iterate_rows
+from finetune_trainer.data.schema import Columns, Read
+from finetune_trainer.distributed import Group
+from finetune_trainer.errors import ConfigError, DataError, StorageUnavailable
+from finetune_trainer.evaluate import Judge, refer
+from finetune_trainer.opening import Opened, open_artifact
+from finetune_trainer.stopping import StopFlag
+from finetune_trainer.tasks.base import Answer, Asked, Batch, Encoded, Predictions, Referred, Responding
+
+PREDICTION = "prediction"
+_ROWS = 1024
+"""Rows in memory at once; those of similar length among them share a pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked."""
+
+    artifact: Path
+    input: Path
+    output: Path | None
+    """A file ending in .jsonl or .parquet; standard output when None."""
+    rows_at_once: int
+    base: str | None
+    cache: Path
+
+
+def predict(request: Request, stream: TextIO) -> int:
+    """Answer every row of a file.
+
+    Args:
+        request: What is asked.
+        stream: Where answers go without an output file.
+
+    Returns:
+        How many rows were answered.
+
+    Raises:
+        TrainerError: The artifact or a row cannot be used; nothing is left at the output's place.
+    """  # noqa: DOC502
+    if request.output is not None and request.output.suffix not in _WRITERS:
+        raise ConfigError(f"{request.output}: the ending says no format", remedy="Write to .jsonl or .parquet.")
+    answerer = Answerer(open_artifact(request.artifact, request.base, request.cache))
+    chunks = answerer.chunks(request.input, request.rows_at_once)
+    if request.output is None:
+        return _write_lines(chunks, stream)
+    aside = request.output.with_name(f".{request.output.name}.{uuid.uuid4().hex}")
+    try:
+        count = _WRITERS[request.output.suffix](chunks, aside)
+        aside.replace(request.output)
+    except OSError as error:
+        raise StorageUnavailable(
+            f"{request.output}: cannot be written ({error})", remedy="Free space, or choose another place."
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return count
+
+
+class Answerer:
+    """Answers rows by one model."""
+
+    def __init__(self, opened: Opened) -> None:
+        """Move the model to the best device and choose its number format, as a run does.
+
+        Args:
+            opened: The artifact.
+
+        Raises:
+            ConfigError: The task cannot be asked.
+        """
+        if not isinstance(opened.task, Asked):
+            raise ConfigError(f"{opened.task.name} has no predictions", remedy="Use finetune run to evaluate it.")
+        self._opened, self._task = opened, opened.task
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        torch.set_num_threads(int(runtime.choose_threads(1).value))
+        bf16 = runtime.choose_dtype(opened.kept.spec.training.precision, device).value == "bf16"
+        autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=bf16)
+        self._model = opened.model.to(device)
+        self._judge = Judge(opened.task, Group(0, 1, device), autocast, StopFlag(), nullcontext)
+        self._before = opened.untrained().to(device) if isinstance(opened.task, Referred) else None
+
+    def chunks(self, file: Path, size: int = _ROWS) -> Iterator[list[dict[str, Any]]]:
+        """Yield the rows of a file with their answers, `size` at once."""
+        rows = iterate_rows(file)
+        read: Read | None = None
+        while part := list(islice(rows, size)):
+            if read is None:
+                fields = self._opened.kept.spec.data.fields
+                read = self._task.ask(Columns(part[0].file, tuple(part[0].values), fields))
+            yield [
+                dict(row.values) | {PREDICTION: each} for row, each in zip(part, self._answers(part, read), strict=True)
+            ]
+
+    def _answers(self, rows: Sequence[Row], read: Read) -> list[Answer]:
+        for row in rows:
+            if PREDICTION in row.values:
+                row.refuse(f"there is a column {PREDICTION!r} already", "Rename it: answers are written there.")
+        task = self._opened.task
+        examples = [read(row) for row in rows]
+        encoded = task.encode(examples, self._opened.tokenizer, self._opened.kept.max_length)
+        for each in encoded.refused:
+            each.example.row.refuse(each.reason, "Correct the row, or delete it.")
+        if self._before is not None:
+            encoded = refer(self._judge, self._before, {"rows": encoded})["rows"]
+        found = self._judge.every(self._model, encoded.table, self._compute(encoded))
+        told = self._task.tell(found, encoded.examples)
+        by_example = {id(example): answer for example, answer in zip(encoded.examples, told, strict=True)}
+        return [by_example[id(example)] for example in examples]
+
+    def _compute(self, encoded: Encoded) -> Callable[[Any, Batch], Predictions]:
+        task = self._opened.task
+        if isinstance(task, Responding):
+            return lambda model, batch: task.respond(model, encoded, batch.rows)
+        return task.predict
+
+
+def _write_lines(chunks: Iterator[list[dict[str, Any]]], stream: TextIO) -> int:
+    count = 0
+    for chunk in chunks:
+        stream.writelines(json.dumps(row, ensure_ascii=False, default=_as_text) + "\n" for row in chunk)
+        stream.flush()
+        count += len(chunk)
+    return count
+
+
+def _write_jsonl(chunks: Iterator[list[dict[str, Any]]], place: Path) -> int:
+    with place.open("w", encoding="utf-8") as stream:
+        return _write_lines(chunks, stream)
+
+
+def _write_parquet(chunks: Iterator[list[dict[str, Any]]], place: Path) -> int:
+    import pyarrow as pa  # noqa: PLC0415 - 0.5 s that other formats do not need
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    count, writer = 0, None
+    try:
+        for chunk in chunks:
+            try:
+                table = pa.Table.from_pylist(chunk, None if writer is None else writer.schema)
+            except pa.ArrowException as error:
+                raise DataError(
+                    f"rows {count + 1} to {count + len(chunk)} do not fit the columns of those before ({error})",
+                    remedy="Write to .jsonl, where every row has its own fields.",
+                ) from error
+            writer = writer or pq.ParquetWriter(place, table.schema)
+            writer.write_table(table)
+            count += len(chunk)
+    finally:
+        if writer is not None:
+            writer.close()
+    return count
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise DataError("a column holds bytes, which JSON cannot", remedy="Write to .parquet.")
+    return str(value)
+
+
+_WRITERS: Mapping[str, Callable[[Iterator[list[dict[str, Any]]], Path], int]] = {
+    ".jsonl": _write_jsonl,
+    ".parquet": _write_parquet,
+}
