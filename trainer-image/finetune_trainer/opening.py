@@ -51,7 +51,7 @@ def open_artifact(folder: Path, base: str | None, cache: Path) -> Opened:
     Raises:
         ConfigError: It is no artifact, or a damaged one.
         ModelNotFound: The base is needed and missing.
-    """  # noqa: DOC502
+    """  # noqa: DOC503
     kept = read_kept(folder)
     wrong = verify_manifest(folder)
     if wrong is not None:

@@ -55,7 +55,7 @@ def predict(request: Request, stream: TextIO) -> int:
 
     Raises:
         TrainerError: The artifact or a row cannot be used; nothing is left at the output's place.
-    """  # noqa: DOC502
+    """  # noqa: DOC503
     if request.output is not None and request.output.suffix not in _WRITERS:
         raise ConfigError(f"{request.output}: the ending says no format", remedy="Write to .jsonl or .parquet.")
     answerer = Answerer(open_artifact(request.artifact, request.base, request.cache))

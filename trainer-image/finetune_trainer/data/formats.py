@@ -114,19 +114,7 @@ def read_rows(path: Path, file_format: str = "auto", cache: Path | None = None) 
 
 
 def iterate_rows(path: Path, file_format: str = "auto", cache: Path | None = None) -> Iterator[Row]:
-    """Read the rows behind a path one after the other, as `read_rows` does all at once.
-
-    Args:
-        path: A file or a folder of files.
-        file_format: auto, jsonl, csv, parquet, text, conll or folder.
-        cache: As for `read_rows`; the bytes can be read when the last row was.
-
-    Yields:
-        Each row.
-
-    Raises:
-        DataError: A file is missing, empty, damaged or not UTF-8; the message names file and row.
-    """
+    """Yield the rows behind a path one after the other; bytes in the cache can be read when the last one was."""
     for file, found in files_of(path, file_format):
         empty = True
         for row in _parquet(file, cache) if found == "parquet" else _READERS[found](file):
