@@ -6,7 +6,6 @@ An output file is written aside and renamed when all rows are answered: there is
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -95,7 +94,7 @@ class Answerer:
         bf16 = runtime.choose_dtype(opened.kept.spec.training.precision, device).value == "bf16"
         autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=bf16)
         self._model = opened.model.to(device)
-        self._judge = Judge(opened.task, Group(0, 1, device), autocast, StopFlag(), nullcontext)
+        self._judge = Judge(opened.task, Group(0, 1, device), autocast, StopFlag(), lambda: None)
         self._before = opened.untrained().to(device) if isinstance(opened.task, Referred) else None
 
     def chunks(self, file: Path, size: int = _ROWS) -> Iterator[list[dict[str, Any]]]:
