@@ -1,9 +1,12 @@
 """What an artifact answers is what the trained model was judged by."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from finetune_trainer import predicting
@@ -20,6 +23,7 @@ _HIDDEN = {
     "multiple-choice": "label",
     "translation": "target",
     "summarization": "summary",
+    "image-classification": "label",
 }
 """The column that is to be found, which the asked rows lack."""
 
@@ -55,7 +59,7 @@ def test_an_artifact_answers_rows_without_labels_as_the_run_judged_them(
     output = tmp_path / "answers.jsonl"
 
     count = predicting.predict(
-        predicting.Request(tmp_path / "artifact", tmp_path / "asked.jsonl", output, 1024, None, tmp_path), None
+        predicting.Request(tmp_path / "artifact", tmp_path / "asked.jsonl", output, 1024, None, tmp_path), sys.stdout
     )
     told = [json.loads(line)["prediction"] for line in output.read_text().splitlines()]
 
@@ -73,3 +77,21 @@ def test_an_artifact_answers_rows_without_labels_as_the_run_judged_them(
 
     assert count == len(told) == len(judged) == 12
     assert all(map(close, told, judged))
+
+
+def test_images_in_cells_come_back_with_their_answer(tmp_path: Path, tiny: dict[str, Path]):
+    task = "image-classification"
+    train(run_config(tmp_path, manifest(task, tiny[task], write_rows(tmp_path, task))))
+    cells = [(tmp_path / "images" / f"{index}.png").read_bytes() for index in range(5)]
+    pq.write_table(
+        pa.table({"image": [{"bytes": each, "path": "x.png"} for each in cells]}), tmp_path / "asked.parquet"
+    )
+    output = tmp_path / "answers.parquet"
+
+    predicting.predict(
+        predicting.Request(tmp_path / "artifact", tmp_path / "asked.parquet", output, 2, None, tmp_path), sys.stdout
+    )
+
+    answers = pq.read_table(output).to_pylist()
+    assert [each["image"]["bytes"] for each in answers] == cells
+    assert {each["prediction"]["label"] for each in answers} <= {"lying", "standing"}

@@ -67,7 +67,7 @@ def test_a_resumed_run_ends_with_the_same_bits(task: str, tmp_path: Path, tiny: 
         ),
         ("question-answering", {"context": "a b", "question": "", "answers": ["a"]}, "column 'question' is empty"),
         ("question-answering", {"context": "a b", "question": "q", "answers": 7}, "holds no answers (found 7)"),
-        ("multiple-choice", {"question": "q", "choices": ["a"], "label": 0}, "column 'choices' 1 choices"),
+        ("multiple-choice", {"question": "q", "choices": ["a"], "label": 0}, "column 'choices' holds 1 choices"),
         ("multiple-choice", {"question": "q", "choices": ["a", "b"], "label": 2}, "column 'label' holds '2'"),
         ("multiple-choice", {"question": "q", "choices": ["a", "b"], "label": "c"}, "column 'label' holds 'c'"),
         ("translation", {"source": "a", "target": None}, "column 'target' holds nothing, not a text"),

@@ -1,4 +1,4 @@
-"""Open an artifact: its task, tokenizer and model, from its own folder and, for an adapter, from its base."""
+"""Open an artifact: its task, processor and model, from its own folder and, for an adapter, from its base."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,13 +7,13 @@ from torch import nn
 
 from finetune_api.uri import parse_uri
 from finetune_trainer.checkpoint import verify_manifest
-from finetune_trainer.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_trainer.data.processor import Processor
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.keeping import Kept, read_kept
 from finetune_trainer.methods import load_update
 from finetune_trainer.models import load_folder, load_model
 from finetune_trainer.sources import ModelFiles, Places, locate_model
-from finetune_trainer.tasks import restore_task
+from finetune_trainer.tasks import load_processor, restore_task
 from finetune_trainer.tasks.base import Task
 
 _FORMS = ("full", "merged", "adapter")
@@ -25,7 +25,7 @@ class Opened:
     """A model that can be asked."""
 
     task: Task
-    tokenizer: Tokenizer
+    processor: Processor
     model: nn.Module
     kept: Kept
     base: str
@@ -61,16 +61,12 @@ def open_artifact(folder: Path, base: str | None, cache: Path) -> Opened:
         raise ConfigError(f"{folder}: holds no model", remedy=f"Give an artifact with {', '.join(_FORMS)}.")
     places = Places(Path.cwd(), cache, keeps_first=True)
     address = base or _pinned(kept)
-    if form == "adapter":
-        files = locate_model(address, places)
-        tokenizer = load_tokenizer(files.folder, files.gguf_file)
-        task = restore_task(kept.spec, kept.learned, tokenizer)
-        model = _with_update(kept, task, files, folder / form)
-    else:
-        tokenizer = load_tokenizer(folder / form)
-        task = restore_task(kept.spec, kept.learned, tokenizer)
-        model = load_folder(folder / form, task.head).eval()
-    return Opened(task, tokenizer, model, kept, address, places)
+    adapter = form == "adapter"
+    files = locate_model(address, places) if adapter else ModelFiles(f"file://{folder / form}", folder / form)
+    processor = load_processor(kept.spec.task, files)
+    task = restore_task(kept.spec, kept.learned, processor)
+    model = _with_update(kept, task, files, folder / form) if adapter else load_folder(files.folder, task.head).eval()
+    return Opened(task, processor, model, kept, address, places)
 
 
 def _with_update(kept: Kept, task: Task, files: ModelFiles, folder: Path) -> nn.Module:

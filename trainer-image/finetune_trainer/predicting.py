@@ -6,7 +6,7 @@ An output file is written aside and renamed when all rows are answered: there is
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,10 @@ from typing import Any, TextIO
 import torch
 
 from finetune_trainer import runtime
-from finetune_trainer.data.formats import Row, iterate_rows
+from finetune_trainer.data.cells import put_back
+from finetune_trainer.data.formats import Row, iterate_rows, read_rows
+from finetune_trainer.data.looking import look
+from finetune_trainer.data.media import MediaColumn, Workers
 from finetune_trainer.data.schema import Columns, Read
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import ConfigError, DataError, StorageUnavailable
@@ -57,6 +60,8 @@ def predict(request: Request, stream: TextIO) -> int:
     """  # noqa: DOC503
     if request.output is not None and request.output.suffix not in _WRITERS:
         raise ConfigError(f"{request.output}: the ending says no format", remedy="Write to .jsonl or .parquet.")
+    if not request.input.exists():
+        raise DataError(f"{request.input}: there is no such file", remedy="Correct --input.")
     answerer = Answerer(open_artifact(request.artifact, request.base, request.cache))
     chunks = answerer.chunks(request.input, request.rows_at_once)
     if request.output is None:
@@ -91,6 +96,7 @@ class Answerer:
         self._opened, self._task = opened, opened.task
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         torch.set_num_threads(int(runtime.choose_threads(1).value))
+        self._workers = Workers(max(1, int(runtime.cpu_quota())))
         bf16 = runtime.choose_dtype(opened.kept.spec.training.precision, device).value == "bf16"
         autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=bf16)
         self._model = opened.model.to(device)
@@ -99,15 +105,16 @@ class Answerer:
 
     def chunks(self, file: Path, size: int = _ROWS) -> Iterator[list[dict[str, Any]]]:
         """Yield the rows of a file with their answers, `size` at once."""
-        rows = iterate_rows(file)
+        # Bytes in cells can be read from the cache when all rows were read; what is left of such rows is small.
+        media = self._opened.processor.decoders
+        rows = iter(read_rows(file, cache=self._opened.places.cache)) if media else iterate_rows(file)
         read: Read | None = None
         while part := list(islice(rows, size)):
             if read is None:
                 fields = self._opened.kept.spec.data.fields
                 read = self._task.ask(Columns(part[0].file, tuple(part[0].values), fields))
-            yield [
-                dict(row.values) | {PREDICTION: each} for row, each in zip(part, self._answers(part, read), strict=True)
-            ]
+            answers = zip(part, self._answers(part, read), strict=True)
+            yield [put_back(row.values) | {PREDICTION: each} for row, each in answers]
 
     def _answers(self, rows: Sequence[Row], read: Read) -> list[Answer]:
         for row in rows:
@@ -115,15 +122,26 @@ class Answerer:
                 row.refuse(f"there is a column {PREDICTION!r} already", "Rename it: answers are written there.")
         task = self._opened.task
         examples = [read(row) for row in rows]
-        encoded = task.encode(examples, self._opened.tokenizer, self._opened.kept.max_length)
+        processor = self._opened.processor
+        if processor.decoders:
+            examples = look(examples, processor.decoders, self._workers, self._opened.places.cache)
+        encoded = task.encode(examples, processor, self._opened.kept.max_length)
         for each in encoded.refused:
             each.example.row.refuse(each.reason, "Correct the row, or delete it.")
+        encoded = self._with_media(encoded)
         if self._before is not None:
             encoded = refer(self._judge, self._before, {"rows": encoded})["rows"]
         found = self._judge.every(self._model, encoded.table, self._compute(encoded))
         told = self._task.tell(found, encoded.examples)
         by_example = {id(example): answer for example, answer in zip(encoded.examples, told, strict=True)}
         return [by_example[id(example)] for example in examples]
+
+    def _with_media(self, encoded: Encoded) -> Encoded:
+        columns = {
+            name: MediaColumn([each.media[name] for each in encoded.examples], decoder, self._workers)
+            for name, decoder in self._opened.processor.decoders.items()
+        }
+        return replace(encoded, table=replace(encoded.table, media=columns))
 
     def _compute(self, encoded: Encoded) -> Callable[[Any, Batch], Predictions]:
         task = self._opened.task

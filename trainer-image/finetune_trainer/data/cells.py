@@ -24,6 +24,21 @@ class Piece:
     size: int
 
 
+def put_back(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row's values with the bytes in place of every `Piece`: what `Cells.take_out` was given."""
+    return {name: _bytes(value) for name, value in values.items()}
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _bytes(each) for key, each in value.items()}
+    if not isinstance(value, Piece):
+        return value
+    with value.file.open("rb") as stream:
+        stream.seek(value.start)
+        return stream.read(value.size)
+
+
 class Cells:
     """The bytes of a file's cells, one after the other; written once per content, whole or not at all."""
 

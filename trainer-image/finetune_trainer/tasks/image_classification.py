@@ -19,8 +19,8 @@ from finetune_trainer.data.schema import Columns, Example, Read, labels_of
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable, media_table
 from finetune_trainer.tasks import metrics
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, dense
-from finetune_trainer.tasks.text_classification import find_labels
+from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
+from finetune_trainer.tasks.text_classification import find_labels, likeliest
 
 load_processor = ImageSettings.load
 
@@ -117,6 +117,19 @@ class ImageClassification:
         """Return the label."""
         return str(example.label)
 
+    def ask(self, columns: Columns) -> Read:
+        """Read an image; any label does, since its loss is not told."""
+        image = columns.need("image")
+        return lambda row: Example(row, label=self.labels[0], media={"image": source_of(row, image)})
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the likeliest `label`, its `score`, and each label's probability as `scores`."""
+        return [likeliest(self.labels, row) for row in predictions["scores"].astype(np.float64)]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return the labels."""
+        return {"labels": list(self.labels)}
+
 
 def read(columns: Columns) -> Read:
     """Read an image and its label."""
@@ -145,9 +158,14 @@ def build(spec: FineTuneJobSpec, splits: Splits, processor: ImageSettings, /) ->
     Raises:
         DataError: There are fewer than two labels, or a held-out row has one that training never sees.
     """  # noqa: DOC502
+    return restore(spec, {"labels": find_labels(splits, least=2)}, processor)
+
+
+def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], processor: ImageSettings, /) -> ImageClassification:
+    """Return the task for its labels."""
     training = spec.training
     return ImageClassification(
-        find_labels(splits, least=2),
+        tuple(kept["labels"]),
         processor,
         training.augmentation or Augmentation(),
         training.label_smoothing,

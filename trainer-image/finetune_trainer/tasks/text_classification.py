@@ -117,11 +117,7 @@ class TextClassification:
             chances_C = 1.0 / (1.0 + np.exp(-logits_C))
             told = [label for label, logit in zip(self.labels, logits_C, strict=True) if logit > 0]
             return {"labels": told, "scores": dict(zip(self.labels, chances_C.tolist(), strict=True))}
-        chances_C = np.exp(logits_C - logits_C.max())
-        chances_C /= chances_C.sum()
-        best = int(logits_C.argmax())
-        scores = dict(zip(self.labels, chances_C.tolist(), strict=True))
-        return {"label": self.labels[best], "score": float(chances_C[best]), "scores": scores}
+        return likeliest(self.labels, logits_C)
 
     def _losses(self, logits_BC: Tensor, labels: Tensor, loss: ClassLoss) -> Tensor:
         return (loss.any_of if self.multi else loss.one_of)(logits_BC.float(), labels)
@@ -191,6 +187,15 @@ def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
                     remedy="Add training rows with that label, or correct the spelling.",
                 )
     return tuple(labels)
+
+
+def likeliest(labels: Sequence[str], logits_C: Array) -> Answer:
+    """Return the likeliest `label`, its probability as `score`, and each label's as `scores`."""
+    chances_C = np.exp(logits_C - logits_C.max())
+    chances_C /= chances_C.sum()
+    best = int(logits_C.argmax())
+    scores = dict(zip(labels, chances_C.tolist(), strict=True))
+    return {"label": labels[best], "score": scores[labels[best]], "scores": scores}
 
 
 def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> TextClassification:
