@@ -18,11 +18,11 @@ from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.sources import ModelFiles
 from finetune_trainer.tasks import metrics
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused
+from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, Refused
 from finetune_trainer.tasks.speech import Listener, Sound, speech_table
 from finetune_trainer.tasks.speech_encoder import exact_encoder
 from finetune_trainer.tasks.speech_masking import masking_of
-from finetune_trainer.tasks.text_classification import find_labels
+from finetune_trainer.tasks.text_classification import find_labels, likeliest
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,19 @@ class AudioClassification:
         """Return the label."""
         return str(example.label)
 
+    def ask(self, columns: Columns) -> Read:
+        """Read a sound; any label does, since its loss is not told."""
+        audio = columns.need("audio")
+        return lambda row: Example(row, media={AUDIO: source_of(row, audio)}, label=self.labels[0])
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the likeliest `label`, its `score`, and each label's probability as `scores`."""
+        return [likeliest(self.labels, row) for row in predictions["scores"].astype(np.float64)]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return the labels."""
+        return {"labels": list(self.labels)}
+
     def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
         with exact_encoder(model, batch):
             return model(**batch.inputs()).logits.float()
@@ -119,5 +132,10 @@ def read(columns: Columns) -> Read:
 
 def build(spec: FineTuneJobSpec, splits: Splits, processor: SpeechProcessor) -> AudioClassification:
     """Find the labels in the training rows."""
+    return restore(spec, {"labels": find_labels(splits, least=2)}, processor)
+
+
+def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], processor: SpeechProcessor) -> AudioClassification:
+    """Return the task for its labels."""
     listener = Listener(processor, masking_of(processor.config, spec.training.seed))
-    return AudioClassification(find_labels(splits, least=2), listener, spec.training.label_smoothing)
+    return AudioClassification(tuple(kept["labels"]), listener, spec.training.label_smoothing)

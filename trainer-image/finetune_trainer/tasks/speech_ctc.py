@@ -8,7 +8,7 @@ Legend: B rows, T frames, V letters, L letters of the longest row.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from finetune_trainer.data.letters import Letters
+from finetune_trainer.data.media import source_of
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read
 from finetune_trainer.data.speech import AUDIO, SpeechProcessor
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.objectives import ctc_losses
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, objects
+from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, Refused, objects
 from finetune_trainer.tasks.speech import TARGET, Listener, Sound, speech_table, target_of
 from finetune_trainer.tasks.speech_encoder import exact_encoder
 from finetune_trainer.tasks.speech_metrics import ERROR_RATES, error_rates
@@ -102,6 +103,19 @@ class SpeechCtc:
     def label_text(self, example: Example) -> str:
         """Return the text."""
         return example.completion or ""
+
+    def ask(self, columns: Columns) -> Read:
+        """Read a sound; any letter does for its text, since its loss is not told."""
+        audio = columns.need("audio")
+        return lambda row: Example(row, media={AUDIO: source_of(row, audio)}, completion="?")
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the `text`."""
+        return [{"text": str(each)} for each in predictions["text"]]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return the letters."""
+        return {"letters": asdict(self.letters)}
 
     def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
         with exact_encoder(model, batch):

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune_trainer.data.media import source_of
 from finetune_trainer.data.sampler import Rows
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Columns, Example, Read
 from finetune_trainer.data.speech import AUDIO, SpeechProcessor
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
-from finetune_trainer.tasks.base import Batch, Encoded, HeadSpec, Piece, Predictions, Refused, objects
+from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, Refused, objects
 from finetune_trainer.tasks.seq2seq import BEAMS, decoder_side
 from finetune_trainer.tasks.speech import TARGET, Listener, Sound, speech_table, target_of
 from finetune_trainer.tasks.speech_metrics import ERROR_RATES, error_rates
@@ -93,6 +94,19 @@ class SpeechSeq2Seq:
     def label_text(self, example: Example) -> str:
         """Return the text."""
         return example.completion or ""
+
+    def ask(self, columns: Columns) -> Read:
+        """Read a sound."""
+        audio = columns.need("audio")
+        return lambda row: Example(row, media={AUDIO: source_of(row, audio)})
+
+    def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
+        """Return the `text`."""
+        return [{"text": str(each)} for each in predictions["text"]]
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return how long a text may be."""
+        return {"longest": self.longest}
 
     def _write(self, model: nn.Module, batch: Batch) -> list[str]:
         from transformers import GenerationConfig, GenerationMixin  # noqa: PLC0415 - loaded with the model
