@@ -12,6 +12,7 @@ import pytest
 from finetune_trainer import predicting
 from finetune_trainer.opening import open_artifact
 from finetune_trainer.preparation import prepare_data
+from finetune_trainer.tasks.base import Asked
 from support.tiny import CASES, manifest, one_row, run_config, train, write_rows
 
 _HIDDEN = {
@@ -67,13 +68,14 @@ def test_an_artifact_answers_rows_without_labels_as_the_run_judged_them(
     opened = open_artifact(tmp_path / "artifact", None, tmp_path)
     data = prepare_data(config)
     answerer = predicting.Answerer(opened)
+    assert isinstance(data.task, Asked)
     if task == "causal-lm":
         assert all(set(each) == {"text"} for each in told)
         return
     encoded = data.encoded["test"]
-    if answerer._before is not None:
-        encoded = predicting.refer(answerer._judge, answerer._before, {"test": encoded})["test"]
-    found = data.task.tell(answerer._judge.every(answerer._model, encoded.table, data.task.predict), encoded.examples)
+    if answerer.before is not None:
+        encoded = predicting.refer(answerer.judge, answerer.before, {"test": encoded})["test"]
+    found = data.task.tell(answerer.judge.every(answerer.model, encoded.table, data.task.predict), encoded.examples)
     judged = list({id(example): answer for example, answer in zip(encoded.examples, found, strict=True)}.values())
 
     assert count == len(told) == len(judged) == 12

@@ -99,9 +99,9 @@ class Answerer:
         self._workers = Workers(max(1, int(runtime.cpu_quota())))
         bf16 = runtime.choose_dtype(opened.kept.spec.training.precision, device).value == "bf16"
         autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=bf16)
-        self._model = opened.model.to(device)
-        self._judge = Judge(opened.task, Group(0, 1, device), autocast, StopFlag(), lambda: None)
-        self._before = opened.untrained().to(device) if isinstance(opened.task, Referred) else None
+        self.model = opened.model.to(device)
+        self.judge = Judge(opened.task, Group(0, 1, device), autocast, StopFlag(), lambda: None)
+        self.before = opened.untrained().to(device) if isinstance(opened.task, Referred) else None
 
     def chunks(self, file: Path, size: int = _ROWS) -> Iterator[list[dict[str, Any]]]:
         """Yield the rows of a file with their answers, `size` at once."""
@@ -129,9 +129,9 @@ class Answerer:
         for each in encoded.refused:
             each.example.row.refuse(each.reason, "Correct the row, or delete it.")
         encoded = self._with_media(encoded)
-        if self._before is not None:
-            encoded = refer(self._judge, self._before, {"rows": encoded})["rows"]
-        found = self._judge.every(self._model, encoded.table, self._compute(encoded))
+        if self.before is not None:
+            encoded = refer(self.judge, self.before, {"rows": encoded})["rows"]
+        found = self.judge.every(self.model, encoded.table, self._compute(encoded))
         told = self._task.tell(found, encoded.examples)
         by_example = {id(example): answer for example, answer in zip(encoded.examples, told, strict=True)}
         return [by_example[id(example)] for example in examples]
