@@ -147,7 +147,7 @@ def test_an_artifact_is_loaded_back_with_identical_scores_and_merged_equals_adap
     assert told == [f"{form} verified" for form in formats]
     assert verify_manifest(place) is None
     assert not list(tmp_path.glob(".artifact*"))
-    assert {path.name for path in place.iterdir()} == {"README.md", "manifest.json", *formats}
+    assert {path.name for path in place.iterdir()} == {"README.md", "manifest.json", "task.json", *formats}
 
 
 def test_rows_packed_into_one_sequence_do_not_see_each_other(tmp_path: Path, tiny_llama: Path):
