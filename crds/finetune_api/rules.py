@@ -50,10 +50,6 @@ def _if(condition: Predicate, then: Predicate) -> AnyOf:
     return AnyOf((Not(condition), then))
 
 
-def _not_both(first: str, second: str) -> AnyOf:
-    return AnyOf((Not(Has(first)), Not(Has(second))))
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule between fields. `at` and `scope` are paths below the spec; `[]` stands for every element of a list."""
@@ -73,6 +69,12 @@ class Rule:
 def _only_for(field: str, key: str, *values: str) -> Rule:
     told = " or ".join(values)
     return Rule(field, _if(Has(field), In(key, values)), f"only for {key} {told}", f"Remove it, or set {key}: {told}.")
+
+
+def _exclude(section: str, first: str, second: str, blamed: str) -> Rule:
+    """Return the rule that a section has one of two fields at most; one of them is told to be the problem."""
+    neither_or_one = AnyOf((Not(Has(f"{section}.{first}")), Not(Has(f"{section}.{second}"))))
+    return Rule(f"{section}.{blamed}", neither_or_one, f"{first} and {second} exclude each other", "Keep one of them.")
 
 
 _HELD_OUT = AnyOf((Has("data.validation"), Has("data.test")))
@@ -109,12 +111,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "dora has a magnitude that a decomposed start would change",
         "Remove one of init and dora.",
     ),
-    Rule(
-        "training.maxSteps",
-        _not_both("training.epochs", "training.maxSteps"),
-        "epochs and maxSteps exclude each other",
-        "Keep one of them.",
-    ),
+    _exclude("training", "epochs", "maxSteps", "maxSteps"),
     Rule(
         "training.optimizer",
         AnyOf((In("training.optimizer", ("adamw",)), Has("training.learningRate"))),
@@ -169,12 +166,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     _only_for("training.classWeights", "task", "text-classification"),
     _only_for("training.balanceClasses", "task", "text-classification"),
-    Rule(
-        "training.classWeights",
-        _not_both("training.classWeights", "training.balanceClasses"),
-        "classWeights and balanceClasses exclude each other",
-        "Keep one of them.",
-    ),
+    _exclude("training", "classWeights", "balanceClasses", "classWeights"),
     _only_for("training.anchor", "method.type", *OWN_WEIGHTS),
     Rule(
         "training.earlyStopping",
@@ -224,15 +216,7 @@ RULES: Final[tuple[Rule, ...]] = (
         f"full is a form of method.type {' or '.join(OWN_WEIGHTS)}",
         "Remove it, or set method: {type: full}.",
     ),
-    *(
-        Rule(
-            f"storage.{name}",
-            _not_both("storage.claimName", f"storage.{name}"),
-            f"claimName and {name} exclude each other",
-            "Keep one of them.",
-        )
-        for name in ("size", "storageClassName")
-    ),
+    *(_exclude("storage", "claimName", name, name) for name in ("size", "storageClassName")),
     Rule(
         "storage.ephemeral",
         _if(In("storage.ephemeral", (True,)), Not(Has("storage.claimName"))),

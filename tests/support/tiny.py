@@ -276,6 +276,20 @@ def train(config: RunConfig) -> Any:
     return run.train(config, run.Rank(), StopFlag(), run.Progress())
 
 
+def resumed_and_whole(config: RunConfig) -> tuple[Any, bytes, bytes]:
+    """Run to the end, lose the checkpoint of step 4, run again.
+
+    Returns:
+        The second run's result, and the state of step 4 as the second and as the first run wrote it.
+    """
+    train(config)
+    last = Path(config.paths.work) / "checkpoints/step-00000004"
+    whole = (last / "state.safetensors").read_bytes()
+    shutil.rmtree(last)
+    result = train(config)
+    return result, (last / "state.safetensors").read_bytes(), whole
+
+
 def prepared(folder: Path, task: str, model: Path, rows: list[dict[str, Any]], **sections: Any) -> Any:
     """Prepare the data of a job over the given rows."""
     from finetune_trainer.preparation import prepare_data

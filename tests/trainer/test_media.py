@@ -25,7 +25,16 @@ from finetune_trainer.data.sounds import SoundDecoder, resample
 from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.preparation import prepare_data
 from finetune_trainer.sources import ModelFiles
-from support.tiny import manifest, one_row, run_config, save_tiny_model, train, write_image, write_rows
+from support.tiny import (
+    manifest,
+    one_row,
+    resumed_and_whole,
+    run_config,
+    save_tiny_model,
+    train,
+    write_image,
+    write_rows,
+)
 
 TASK = "image-classification"
 
@@ -219,14 +228,10 @@ def test_a_run_with_every_augmentation_resumes_with_the_same_bits(tmp_path: Path
     training = {"precision": "fp32", "augmentation": {"crop": 0.5, "flip": True, "mixup": 0.2, "cutmix": 1.0}}
     rows = write_rows(tmp_path, TASK, 20)
     config = run_config(tmp_path, manifest(TASK, tiny_vit, rows, training=training, checkpoint={"every": "2steps"}))
-    train(config)
-    last = tmp_path / "work/checkpoints/step-00000004"
-    undisturbed = (last / "state.safetensors").read_bytes()
-    shutil.rmtree(last)
-    resumed = train(config)
+    result, resumed, undisturbed = resumed_and_whole(config)
 
-    assert resumed.resumed_from == 2
-    assert (last / "state.safetensors").read_bytes() == undisturbed
+    assert result.resumed_from == 2
+    assert resumed == undisturbed
 
 
 @pytest.mark.parametrize("kind", ["resnet", "convnext"])

@@ -1,7 +1,6 @@
 """What is particular to a task: its data, its errors, its predictions. What all share is in test_invariance."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,18 @@ from finetune_trainer.data.schema import to_examples
 from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.tasks import TASKS, next_sentence
 from support import toy_task
-from support.tiny import CASES, manifest, model_of, one_row, prepared, run_config, text, train, write_rows
+from support.tiny import (
+    CASES,
+    manifest,
+    model_of,
+    one_row,
+    prepared,
+    resumed_and_whole,
+    run_config,
+    text,
+    train,
+    write_rows,
+)
 
 
 def test_a_task_is_one_file_and_trains_is_judged_and_handed_over_like_all_others(
@@ -38,14 +48,10 @@ def test_a_resumed_run_ends_with_the_same_bits(task: str, tmp_path: Path, tiny: 
     rows = write_rows(tmp_path, task)
     document = manifest(task, tiny[task], rows, training={"precision": "fp32"}, checkpoint={"every": "2steps"})
     config = run_config(tmp_path, document)
-    train(config)
-    last = tmp_path / "work/checkpoints/step-00000004"
-    undisturbed = (last / "state.safetensors").read_bytes()
-    shutil.rmtree(last)
-    resumed = train(config)
+    result, resumed, undisturbed = resumed_and_whole(config)
 
-    assert resumed.resumed_from == 2
-    assert (last / "state.safetensors").read_bytes() == undisturbed
+    assert result.resumed_from == 2
+    assert resumed == undisturbed
 
 
 @pytest.mark.parametrize(

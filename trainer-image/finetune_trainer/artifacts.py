@@ -19,7 +19,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.checkpoint import sync_folder, write_manifest
 from finetune_trainer.data.processor import Processor
 from finetune_trainer.errors import StorageUnavailable, TrainerError
-from finetune_trainer.keeping import Kept, write_kept
+from finetune_trainer.keeping import Kept, learned_by, write_kept
 from finetune_trainer.methods import Prepared, load_update
 from finetune_trainer.methods.base import Update
 from finetune_trainer.models import load_folder, load_model, save_folder
@@ -85,8 +85,8 @@ def write_artifact(handover: Handover, place: Path, on_check: Callable[[Decision
             if "adapter" in default_formats(handover.spec):
                 handover.processor.save(aside / "adapter")
         (aside / "README.md").write_text(handover.card, encoding="utf-8")
-        kept = Kept(handover.spec, {}, handover.max_length, handover.files.revision)
-        write_kept(aside, handover.task, kept)
+        learned = learned_by(handover.task)
+        write_kept(aside, Kept(handover.spec, learned, handover.max_length, handover.files.revision))
         digest = write_manifest(aside)
         if place.exists():
             shutil.rmtree(place)

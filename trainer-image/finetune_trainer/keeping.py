@@ -28,13 +28,17 @@ class Kept:
     """The commit of a base model that was fetched."""
 
 
-def write_kept(folder: Path, task: Task, kept: Kept) -> None:
-    """Write `task.json`; what the task learned is asked of it."""
-    learned = task.kept() if isinstance(task, Keeping) else {}
+def learned_by(task: Task) -> Mapping[str, Any]:
+    """Return what a task learned from the training rows; nothing for one that is made from the manifest alone."""
+    return task.kept() if isinstance(task, Keeping) else {}
+
+
+def write_kept(folder: Path, kept: Kept) -> None:
+    """Write `task.json`."""
     document = {
         "version": _VERSION,
         "spec": kept.spec.to_dict(),
-        "learned": learned,
+        "learned": kept.learned,
         "maxLength": kept.max_length,
         "revision": kept.revision,
     }

@@ -7,7 +7,6 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +19,7 @@ from finetune_trainer.data.formats import Row, iterate_rows, read_rows
 from finetune_trainer.data.looking import look
 from finetune_trainer.data.media import MediaColumn, Workers
 from finetune_trainer.data.schema import Columns, Read
-from finetune_trainer.distributed import Group
+from finetune_trainer.distributed import join_group
 from finetune_trainer.errors import ConfigError, DataError, StorageUnavailable
 from finetune_trainer.evaluate import Judge, refer
 from finetune_trainer.opening import Opened, open_artifact
@@ -94,13 +93,13 @@ class Answerer:
         if not isinstance(opened.task, Asked):
             raise ConfigError(f"{opened.task.name} has no predictions", remedy="Use finetune run to evaluate it.")
         self._opened, self._task = opened, opened.task
-        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        group = join_group(0, 0, 1, 0.0)
+        device = group.device
         torch.set_num_threads(int(runtime.choose_threads(1).value))
         self._workers = Workers(max(1, int(runtime.cpu_quota())))
-        bf16 = runtime.choose_dtype(opened.kept.spec.training.precision, device).value == "bf16"
-        autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=bf16)
+        precision = runtime.choose_dtype(opened.kept.spec.training.precision, device).value
         self.model = opened.model.to(device)
-        self.judge = Judge(opened.task, Group(0, 1, device), autocast, StopFlag(), lambda: None)
+        self.judge = Judge(opened.task, group, runtime.autocast(device, precision), StopFlag(), lambda: None)
         self.before = opened.untrained().to(device) if isinstance(opened.task, Referred) else None
 
     def chunks(self, file: Path, size: int = _ROWS) -> Iterator[list[dict[str, Any]]]:

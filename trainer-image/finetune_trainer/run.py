@@ -4,9 +4,7 @@ What was measured (threads, number format, micro-batch) is decided once per job,
 """
 
 import resource
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from finetune_trainer.models import parameter_counts
 from finetune_trainer.preparation import Prepared as Data
 from finetune_trainer.preparation import prepare_data
 from finetune_trainer.reporting import Reporter, open_trackers
-from finetune_trainer.runtime import Decision
+from finetune_trainer.runtime import Decision, autocast
 from finetune_trainer.stopping import StopFlag
 
 _COLLECTIVE_TIMEOUT_S = 600.0
@@ -152,7 +150,11 @@ class _Run:
         decided = deciding.machine()
         prepared = build_model(self._spec, self._data, self._group.device, self._reporter)
         judge = Judge(
-            self._data.task, self._group, self._autocast(decided["precision"]), self._stop, self._reporter.heartbeat
+            self._data.task,
+            self._group,
+            autocast(self._group.device, decided["precision"]),
+            self._stop,
+            self._reporter.heartbeat,
         )
         if any(self._group.gather(self._stop.requested)):
             raise Preempted("asked to stop before the first step", remedy="Run the same command again.")
@@ -230,9 +232,6 @@ class _Run:
         told = f"{loop.sampler.steps_per_epoch} in an epoch"
         self._reporter.decision(Decision("parameters", f"{trained:,}", f"{100 * trained / total:.2f} % of {total:,}"))
         self._reporter.decision(Decision("steps", str(self._progress.max_steps), told))
-
-    def _autocast(self, precision: str) -> Callable[[], torch.autocast]:
-        return partial(torch.autocast, self._group.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
     def _base_metric(self, state: checkpoint.TrainState | None, prepared: Prepared, judge: Judge) -> float | None:
         """Judge the untrained model when the gate compares with it."""

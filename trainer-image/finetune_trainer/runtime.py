@@ -3,7 +3,9 @@
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,11 @@ def choose_dtype(wanted: str, device: torch.device) -> Decision:
     bf16 = _gemm_rate(torch.bfloat16, _GEMM_SIZE)
     best = "bf16" if bf16 > 1.5 * fp32 else "fp32"
     return Decision("precision", best, f"measured: fp32 {fp32:.0f}, bf16 {bf16:.1f} GFLOP/s")
+
+
+def autocast(device: torch.device, precision: str) -> Callable[[], torch.autocast]:
+    """Return what computes a pass in bf16 where that was chosen, and changes nothing otherwise."""
+    return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def activation_bytes(config: Any, rows: int, tokens: int, *, trained: bool = True) -> int:

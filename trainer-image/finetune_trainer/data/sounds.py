@@ -76,13 +76,16 @@ class SoundDecoder:
         import soundfile  # noqa: PLC0415
 
         try:
-            samples_NC, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+            with soundfile.SoundFile(io.BytesIO(data)) as sound:
+                promised, rate_hz = sound.frames, sound.samplerate
+                samples_NC = sound.read(dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:
             raise Undecodable(f"is a damaged sound ({error})") from error
-        found = resample(samples_NC.mean(axis=1, dtype=np.float32), rate_hz, self.rate_hz)
-        if found.shape != self.shape(data):
+        if promised < 1:
+            raise Undecodable("is a sound of no length")
+        if len(samples_NC) != promised:
             raise Undecodable(f"ends after {len(samples_NC)} samples, before its header says")
-        return found
+        return resample(samples_NC.mean(axis=1, dtype=np.float32), rate_hz, self.rate_hz)
 
 
 def resample(samples: Samples, from_hz: int, to_hz: int) -> Samples:

@@ -17,12 +17,17 @@ from finetune_trainer.data.speech import AUDIO, SpeechProcessor
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.sources import ModelFiles
-from finetune_trainer.tasks import metrics
 from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, Refused
+from finetune_trainer.tasks.labels import (
+    classifier_config,
+    find_labels,
+    likeliest,
+    one_label_metrics,
+    one_label_predictions,
+)
 from finetune_trainer.tasks.speech import Listener, Sound, speech_table
 from finetune_trainer.tasks.speech_encoder import exact_encoder
 from finetune_trainer.tasks.speech_masking import masking_of
-from finetune_trainer.tasks.text_classification import find_labels, likeliest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,8 @@ class AudioClassification:
     @property
     def head(self) -> HeadSpec:
         """A classifier over the labels; the convolutions of a pretrained model stay as they are."""
-        names = dict(enumerate(self.labels))
-        numbers = {label: number for number, label in names.items()}
         # Whole layers are never left out: a row's loss would depend on the pass that it is in.
-        settings = {"num_labels": len(names), "id2label": names, "label2id": numbers, "layerdrop": 0.0}
+        settings = {**classifier_config(self.labels), "layerdrop": 0.0}
         return HeadSpec("audio-classification", settings, ("feature_extractor",))
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -83,14 +86,11 @@ class AudioClassification:
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return `scores` [B, C], `labels` and each row's `loss`."""
-        logits_BC, labels = self._scores(model, batch), batch.tensors["labels"]
-        loss = F.cross_entropy(logits_BC, labels, reduction="none")
-        return {"scores": logits_BC.cpu().numpy(), "labels": labels.cpu().numpy(), "loss": loss.cpu().numpy()}
+        return one_label_predictions(self._scores(model, batch), batch.tensors["labels"])
 
     def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
         """Return loss, accuracy, and macro-averaged precision, recall and F1."""
-        loss = float(predictions["loss"].astype(np.float64).mean())
-        return {"loss": loss} | metrics.single_label(predictions["scores"], predictions["labels"])
+        return one_label_metrics(predictions)
 
     def pieces(self, table: TokenTable, row: int, processor: SpeechProcessor) -> Sequence[Piece]:
         """Return how long the sound is."""

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from finetune_api.spec import Augmentation, FineTuneJobSpec
 from finetune_trainer.data.augment import View, view
@@ -18,9 +17,15 @@ from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.schema import Columns, Example, Read, labels_of
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import TokenTable, media_table
-from finetune_trainer.tasks import metrics
+from finetune_trainer.objectives import ClassLoss
 from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
-from finetune_trainer.tasks.text_classification import find_labels, likeliest
+from finetune_trainer.tasks.labels import (
+    classifier_config,
+    find_labels,
+    likeliest,
+    one_label_metrics,
+    one_label_predictions,
+)
 
 load_processor = ImageSettings.load
 
@@ -43,9 +48,7 @@ class ImageClassification:
         return HeadSpec(
             "image-classification",
             {
-                "num_labels": len(self.labels),
-                "id2label": dict(enumerate(self.labels)),
-                "label2id": {label: index for index, label in enumerate(self.labels)},
+                **classifier_config(self.labels),
                 "problem_type": "single_label_classification",
             },
         )
@@ -84,27 +87,20 @@ class ImageClassification:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy; of both labels, by their shares, where two images are mixed."""
-        logits_BC = model(**batch.inputs()).logits.float()
-
-        def losses(labels: Tensor) -> Tensor:
-            return F.cross_entropy(logits_BC, labels, reduction="none", label_smoothing=self.label_smoothing)
-
-        own = losses(batch.tensors["labels"])
+        logits_BC, loss = model(**batch.inputs()).logits.float(), ClassLoss(self.label_smoothing)
+        own = loss.one_of(logits_BC, batch.tensors["labels"])
         if "shares" not in batch.tensors:
             return own.sum()
         shares = batch.tensors["shares"]
-        return (shares * own + (1.0 - shares) * losses(batch.tensors["partners"])).sum()
+        return (shares * own + (1.0 - shares) * loss.one_of(logits_BC, batch.tensors["partners"])).sum()
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return `scores` [B, C], `labels` and each row's `loss`."""
-        logits_BC, labels = model(**batch.inputs()).logits.float(), batch.tensors["labels"]
-        loss = F.cross_entropy(logits_BC, labels, reduction="none")
-        return {"scores": logits_BC.cpu().numpy(), "labels": labels.cpu().numpy(), "loss": loss.cpu().numpy()}
+        return one_label_predictions(model(**batch.inputs()).logits.float(), batch.tensors["labels"])
 
     def metrics(self, predictions: Predictions, examples: Sequence[Example]) -> dict[str, float]:  # noqa: ARG002
         """Return loss, accuracy, and precision, recall and F1 averaged over the labels."""
-        loss = float(predictions["loss"].astype(np.float64).mean())
-        return {"loss": loss} | metrics.single_label(predictions["scores"], predictions["labels"])
+        return one_label_metrics(predictions)
 
     def pieces(self, table: TokenTable, row: int, processor: ImageSettings, /) -> Sequence[Piece]:
         """Return what the image is called, its size, and the size in which the model sees it."""

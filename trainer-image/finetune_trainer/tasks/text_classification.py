@@ -15,10 +15,11 @@ from finetune_trainer.data.schema import Columns, Example, Read, labels_of
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import Array, TokenTable
 from finetune_trainer.data.tokenizer import Tokenizer
-from finetune_trainer.errors import ConfigError, DataError
+from finetune_trainer.errors import ConfigError
 from finetune_trainer.objectives import ClassLoss, balanced_weights
 from finetune_trainer.tasks import metrics
 from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
+from finetune_trainer.tasks.labels import as_tuple, classifier_config, find_labels, likeliest
 from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, read_texts, text_pieces
 
 
@@ -39,9 +40,7 @@ class TextClassification:
         return HeadSpec(
             "sequence-classification",
             {
-                "num_labels": len(self.labels),
-                "id2label": dict(enumerate(self.labels)),
-                "label2id": {label: index for index, label in enumerate(self.labels)},
+                **classifier_config(self.labels),
                 "problem_type": "multi_label_classification" if self.multi else "single_label_classification",
                 "pad_token_id": self.pad_id,
             },
@@ -57,7 +56,7 @@ class TextClassification:
         labels = np.zeros((len(examples), len(self.labels) if self.multi else 1), dtype=np.float32)
         for row, example in enumerate(examples):
             if self.multi:
-                for label in _as_tuple(example.label):
+                for label in as_tuple(example.label):
                     labels[row, index[label]] = 1.0
             else:
                 labels[row, 0] = index[str(example.label)]
@@ -98,7 +97,7 @@ class TextClassification:
 
     def label_text(self, example: Example) -> str:
         """Return the label or labels."""
-        return ", ".join(_as_tuple(example.label))
+        return ", ".join(as_tuple(example.label))
 
     def ask(self, columns: Columns) -> Read:
         """Read a text or a pair; any label does, since its loss is not told."""
@@ -157,47 +156,6 @@ def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> TextCl
     return task
 
 
-def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
-    """Return the labels of the training rows in their natural order.
-
-    Args:
-        splits: All sets.
-        least: Fewer cannot be learned.
-
-    Returns:
-        The labels.
-
-    Raises:
-        DataError: There are fewer, or a held-out row has one that training never sees.
-    """
-    labels = sorted({label for example in splits.train for label in _as_tuple(example.label)}, key=_natural)
-    if len(labels) < least:
-        raise DataError(
-            f"the training rows hold {len(labels)} label ({', '.join(labels)}), at least two are needed",
-            remedy="Check that the file is complete and data.fields.label names the right column.",
-        )
-    known = set(labels)
-    for name in ("validation", "test"):
-        for example in splits.named()[name]:
-            unseen = [label for label in _as_tuple(example.label) if label not in known]
-            if unseen:
-                raise DataError(
-                    f"{example.place}: the label {unseen[0]!r} of the {name} rows is not among the training labels "
-                    f"({', '.join(labels[:10])})",
-                    remedy="Add training rows with that label, or correct the spelling.",
-                )
-    return tuple(labels)
-
-
-def likeliest(labels: Sequence[str], logits_C: Array) -> Answer:
-    """Return the likeliest `label`, its probability as `score`, and each label's as `scores`."""
-    chances_C = np.exp(logits_C - logits_C.max())
-    chances_C /= chances_C.sum()
-    best = int(logits_C.argmax())
-    scores = dict(zip(labels, chances_C.tolist(), strict=True))
-    return {"label": labels[best], "score": scores[labels[best]], "scores": scores}
-
-
 def restore(spec: FineTuneJobSpec, kept: Mapping[str, Any], tokenizer: Tokenizer) -> TextClassification:
     """Return the task for its labels."""
     return TextClassification(tuple(kept["labels"]), kept["multi"], _loss(spec.training), tokenizer.pad_id)
@@ -220,11 +178,3 @@ def _weights(training: Training, labels: Sequence[str], rows: Sequence[Example])
             remedy=f"Choose from {', '.join(labels[:10])}.",
         )
     return tuple(given.get(label, 1.0) for label in labels)
-
-
-def _as_tuple(label: object) -> tuple[str, ...]:
-    return label if isinstance(label, tuple) else (str(label),)
-
-
-def _natural(label: str) -> tuple[int, int, str]:
-    return (0, int(label), "") if label.isascii() and label.isdigit() else (1, 0, label)
