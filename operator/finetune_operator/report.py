@@ -14,6 +14,8 @@ _MAX_DECISIONS = 60
 class Report:
     """The newest events of a job, as parts of its status in wire form."""
 
+    __slots__ = ("_resolved", "parts")
+
     def __init__(self) -> None:
         """Start with nothing."""
         self.parts: dict[str, Any] = {}
