@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from support.tiny import save_tiny_model
+from support.tiny_mixed import save_mixed_model
 
 MEDIA_MODELS = ("vit", "wav2vec2", "hubert", "wavlm", "whisper", "ast")
+MIXED_MODELS = ("clip", "siglip", "dual")
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +34,9 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_media(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """Models of images and sounds by their kind."""
-    return {kind: save_tiny_model(tmp_path_factory.mktemp(kind), kind) for kind in MEDIA_MODELS}
+    """Models of images and sounds, and of these and texts, by their kind."""
+    mixed = {kind: save_mixed_model(tmp_path_factory.mktemp(kind), kind) for kind in MIXED_MODELS}
+    return {kind: save_tiny_model(tmp_path_factory.mktemp(kind), kind) for kind in MEDIA_MODELS} | mixed
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +52,7 @@ def tiny(
     special = {"causal-lm": tiny_llama, "preference": tiny_llama, "translation": tiny_bart, "summarization": tiny_t5}
     special |= {"image-classification": tiny_media["vit"], "audio-classification": tiny_media["hubert"]}
     special |= {"speech-recognition": tiny_media["wav2vec2"], "speech-recognition:whisper": tiny_media["whisper"]}
+    special |= {"image-text": tiny_media["clip"], "image-text:siglip": tiny_media["siglip"]}
     return defaultdict(lambda: tiny_bert, special)
 
 

@@ -42,6 +42,7 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "image-classification": ("image", "label"),
     "speech-recognition": ("audio", "transcript"),
     "audio-classification": ("audio", "label"),
+    "image-text": ("image", "caption", "classPrompt"),
 }
 """The columns that each task can use; the keys of `data.fields`."""
 

@@ -50,6 +50,7 @@ REFUSED: dict[str, dict[str, Any]] = {
             "image-classification",
             "speech-recognition",
             "audio-classification",
+            "image-text",
         )
     },
     "data.fields recommendation": {

@@ -132,14 +132,16 @@ def save_tiny_model(folder: Path, kind: str) -> Path:
     if kind in {"wav2vec2", "hubert", "wavlm"}:
         t.Wav2Vec2FeatureExtractor(sampling_rate=RATE_HZ, return_attention_mask=True).save_pretrained(folder)
         return folder
+    save_tokenizer(folder, {"chat_template": CHAT_TEMPLATE, "eos_token": "[SEP]"} if kind == "llama" else {})
+    return folder
+
+
+def save_tokenizer(folder: Path, more: dict[str, Any]) -> None:
+    """Copy MiniLM's, with other settings."""
     for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
         shutil.copyfile(minilm_folder() / name, folder / name)
     config = json.loads((minilm_folder() / "tokenizer_config.json").read_text())
-    config |= {"model_max_length": 128}
-    if kind == "llama":
-        config |= {"chat_template": CHAT_TEMPLATE, "eos_token": "[SEP]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 128} | more))
 
 
 def _save_tiny_image_model(folder: Path, kind: str) -> Path:
@@ -155,10 +157,15 @@ def _save_tiny_image_model(folder: Path, kind: str) -> Path:
         "convnext": lambda: t.ConvNextForImageClassification(t.ConvNextConfig(**stages, num_stages=2)),
     }[kind]()
     model.save_pretrained(folder)
+    save_image_settings(folder)
+    return folder
+
+
+def save_image_settings(folder: Path) -> None:
+    """Write how images of 16 x 16 pixels are read."""
     mean = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "resample": 2, **mean}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    return folder
 
 
 def write_image(path: Path, index: int) -> None:
@@ -210,6 +217,11 @@ def one_row(task: str, index: int) -> dict[str, Any]:
         "image-classification": {"image": f"images/{index}.png", "label": ("lying", "standing")[index % 2]},
         "recommendation": {"items": [WORDS[(index + k * k) % len(WORDS)] for k in range(2 + index % 4)]},
         "speech-recognition": {"audio": f"sounds/{index}.wav", "text": " ".join(words[:2])},
+        "image-text": {
+            "image": f"images/{index}.png",
+            "caption": text(index),
+            "class_prompt": ("lying stripes", "standing stripes")[index % 2],
+        },
         "audio-classification": {"audio": f"sounds/{index}.wav", "label": ("high", "low")[index % 2]},
     }[task.partition(":")[0]]
 
@@ -226,7 +238,7 @@ def write_sound(path: Path, index: int) -> None:
         file.writeframes(struct.pack(f"<{count}h", *values))
 
 
-CASES = (*sorted(TASKS), "speech-recognition:whisper")
+CASES = (*sorted(TASKS), "speech-recognition:whisper", "image-text:siglip")
 """Every task, and a second kind of model where a task has two."""
 
 

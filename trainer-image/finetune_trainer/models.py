@@ -1,6 +1,6 @@
 """Load a model with the head of its task, in float32, from safetensors or GGUF; never pickles, never remote code."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,22 @@ def load_config(files: ModelFiles, head: HeadSpec, dropout: float | None) -> Pre
     for name, value in head.config.items():
         setattr(config, name, value)
     if dropout is not None:
-        known = [name for name in _DROPOUTS if hasattr(config, name)]
+        known = [(part, name) for part in _parts(config) for name in _DROPOUTS if hasattr(part, name)]
         if not known:
             raise ConfigError(
                 f"spec.training.dropout: a {config.model_type} model has no dropout", remedy="Remove the field."
             )
-        for name in known:
-            setattr(config, name, dropout)
+        for part, name in known:
+            setattr(part, name, dropout)
     return config
+
+
+def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    """Yield a config and those inside it: of an encoder, of a decoder."""
+    yield config
+    for each in vars(config).values():
+        if isinstance(each, PretrainedConfig):
+            yield from _parts(each)
 
 
 def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: float | None = None) -> Loaded:

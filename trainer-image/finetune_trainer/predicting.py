@@ -137,7 +137,7 @@ class Answerer:
 
     def _with_media(self, encoded: Encoded) -> Encoded:
         columns = {
-            name: MediaColumn([each.media[name] for each in encoded.examples], decoder, self._workers)
+            name: MediaColumn([each.media.get(name) for each in encoded.examples], decoder, self._workers)
             for name, decoder in self._opened.processor.decoders.items()
         }
         return replace(encoded, table=replace(encoded.table, media=columns))

@@ -199,7 +199,7 @@ class _Encoder:
         """Return the images and sounds of the rows; those of a small set are decoded now, damage is told now."""
         columns: dict[str, MediaColumn] = {}
         for name, decoder in self.processor.decoders.items():
-            sources = [example.media[name] for example in examples]
+            sources = [example.media.get(name) for example in examples]
             columns[name] = keep(self.cache, MediaColumn(sources, decoder, self.workers))
         return columns
 

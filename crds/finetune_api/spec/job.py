@@ -27,6 +27,7 @@ Task = Literal[
     "image-classification",
     "speech-recognition",
     "audio-classification",
+    "image-text",
 ]
 
 
@@ -44,7 +45,7 @@ class FineTuneJobSpec(Contract):
     documents; recommendation: the next item of a history, trained from nothing; image-classification: a
     label of an image;
     speech-recognition: what is said in a sound, by letters (CTC) or by a decoder (Whisper); audio-classification: a
-    label of a sound."""
+    label of a sound; image-text: vectors of images and texts that are close where they belong together (CLIP)."""
     model: Model
     """The model that training starts from."""
     data: Data

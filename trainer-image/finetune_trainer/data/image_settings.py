@@ -20,7 +20,9 @@ from finetune_trainer.errors import ConfigError, ModelNotFound
 from finetune_trainer.sources import ModelFiles
 
 _FILE, _MODEL = "preprocessor_config.json", "config.json"
-_KINDS = ("ViT", "DeiT", "ConvNext", "CLIP", "Bit")
+_KINDS = ("ViT", "DeiT", "ConvNext", "CLIP", "Bit", "SiglipImage")
+_INSIDE = ("vision_config", "encoder")
+"""Where the config of a model of several parts says what its images are."""
 _NO_CROP_FROM = 384
 _CONVNEXT_CROP = 224 / 256
 _DEFAULT_PATCH = 16
@@ -115,6 +117,7 @@ class ImageSettings:
                 f"{files.uri}: no usable {_FILE} ({error})",
                 remedy="Copy the model with its image processor; AutoImageProcessor's save_pretrained writes the file.",
             ) from error
+        model = next((model[part] for part in _INSIDE if isinstance(model.get(part), dict)), model)
         kind = str(found.get("image_processor_type") or found.get("feature_extractor_type"))
         if not kind.startswith(_KINDS):
             raise ModelNotFound(

@@ -1,6 +1,7 @@
 """What is done with images and sounds once, before training: a look at each, and decoding those of a small set."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,18 +82,19 @@ def keep(folder: Path, column: MediaColumn, budget_bytes: int = KEPT_BYTES) -> M
         DataError: A file is damaged behind its header; file, row and remedy are named.
     """  # noqa: DOC502
     sources, decoder = column.sources, column.decoder
-    shapes = np.array([each.shape for each in sources], dtype=np.int64)
-    offsets = offsets_of(shapes.prod(axis=1))
+    shapes = [(0,) if each is None else each.shape for each in sources]
+    offsets = offsets_of([math.prod(shape) for shape in shapes])
     if int(offsets[-1]) * decoder.dtype.itemsize > budget_bytes:
         return column
 
     def build() -> tuple[TokenTable, Any]:
         values = np.empty(offsets[-1], dtype=decoder.dtype)
-        for row, found in enumerate(column.workers.map(column.decoded, range(len(sources)))):
+        there = [row for row, each in enumerate(sources) if each is not None]
+        for row, found in zip(there, column.workers.map(column.decoded, there), strict=True):
             values[offsets[row] : offsets[row + 1]] = found.reshape(-1)
         return TokenTable(offsets, {"values": values}, {}), None
 
-    table, _ = cached(folder, {"decoder": decoder.key, "content": [each.sha256 for each in sources]}, build)
+    table, _ = cached(folder, {"decoder": decoder.key, "content": [each and each.sha256 for each in sources]}, build)
 
     def kept(row: int) -> Array:
         return table.row("values", row).reshape(shapes[row])

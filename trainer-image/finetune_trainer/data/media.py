@@ -80,10 +80,17 @@ class Workers:
 class MediaColumn:
     """The images or sounds of a table's rows; `kept` gives those of a small set without decoding."""
 
-    sources: Sequence[Source]
+    sources: Sequence[Source | None]
+    """None for a row that has none."""
     decoder: Decoder
     workers: Workers
     kept: Callable[[int], npt.NDArray[Any]] | None = None
+
+    def source(self, row: int) -> Source:
+        """Return where the image or sound of a row is; the row has one."""
+        found = self.sources[row]
+        assert found is not None, "internal: a row without this part was to be decoded"
+        return found
 
     def decoded(self, row: int) -> npt.NDArray[Any]:
         """Return the array of a row.
@@ -99,8 +106,9 @@ class MediaColumn:
         """  # noqa: DOC502
         if self.kept is not None:
             return self.kept(row)
-        with blamed(self.sources[row]):
-            return self.decoder.decode(self.sources[row].read())
+        source = self.source(row)
+        with blamed(source):
+            return self.decoder.decode(source.read())
 
     def map(self, function: Callable[[int], _Result], rows: Iterable[int]) -> list[_Result]:
         """Call a function of the row's number for rows, in threads."""

@@ -32,6 +32,8 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "chosen": ("chosen", "preferred"),
     "rejected": ("rejected", "dispreferred"),
     "image": ("image", "img", "image_path", "file_name", "path"),
+    "caption": ("caption", "text", "sentence", "description"),
+    "classPrompt": ("class_prompt", "classPrompt"),
     "audio": ("audio", "sound", "audio_path", "audio_filepath", "file_name", "path"),
 }
 

@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 INPUT_IDS = "input_ids"
 _VERSION = 4
 _META = "table.json"
+_NOTHING = -1
+"""Stands behind a row's end in a column of fixed width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,20 @@ def _read(place: Path) -> tuple[TokenTable, Any]:
         {name: load(name) for name in meta["dense"]},
     )
     return table, meta["notes"]
+
+
+def fixed_width(rows: Sequence[Sequence[int]]) -> Array:
+    """Return ragged rows of numbers from 0 on as a dense column, [N, longest]; `unpadded` gives each back."""
+    found = np.full((len(rows), max(map(len, rows), default=0)), _NOTHING, dtype=np.int32)
+    for at, row in enumerate(rows):
+        found[at, : len(row)] = row
+    return found
+
+
+def unpadded(table: TokenTable, column: str, row: int) -> Array:
+    """Return one row of a column of `fixed_width`, int64."""
+    found = table.dense[column][row]
+    return np.asarray(found[found != _NOTHING], dtype=np.int64)
 
 
 def offsets_of(lengths: Sequence[int] | Array) -> Array:

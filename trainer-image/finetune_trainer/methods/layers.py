@@ -21,13 +21,17 @@ _DEPTHS = ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers", "dec
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return the linear layers of the backbone, without the head."""
+    """Return the linear layers of the backbone, without the head.
+
+    torch's own attention reads the weights of its last layer itself: an update put there would never be computed.
+    """
     head: Any = _output_embeddings(model)
     prefix = backbone_prefix(model)
+    inside = {id(each.out_proj) for each in model.modules() if isinstance(each, nn.MultiheadAttention)}
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and name.startswith(prefix)
+        if isinstance(module, nn.Linear) and module is not head and name.startswith(prefix) and id(module) not in inside
     }
 
 

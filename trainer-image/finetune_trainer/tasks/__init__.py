@@ -13,6 +13,7 @@ from finetune_trainer.tasks import (
     causal_lm,
     embedding,
     image_classification,
+    image_text,
     masked_lm,
     multiple_choice,
     next_sentence,
@@ -45,6 +46,7 @@ TASKS: dict[str, TaskModule] = {
     "image-classification": image_classification,
     "speech-recognition": speech_recognition,
     "audio-classification": audio_classification,
+    "image-text": image_text,
 }
 
 

@@ -26,6 +26,7 @@ from finetune_trainer.tasks.labels import (
     one_label_metrics,
     one_label_predictions,
 )
+from finetune_trainer.tasks.views import image_piece
 
 load_processor = ImageSettings.load
 
@@ -104,10 +105,7 @@ class ImageClassification:
 
     def pieces(self, table: TokenTable, row: int, processor: ImageSettings, /) -> Sequence[Piece]:
         """Return what the image is called, its size, and the size in which the model sees it."""
-        source = table.media["image"].sources[row]
-        height, width = source.shape[:2]
-        seen = f"{processor.size[1]}x{processor.size[0]}"
-        return [Piece(f"[image {source.name}, {width}x{height} pixels, seen as {seen}]", supervised=False)]
+        return [image_piece(table, row, processor)]
 
     def label_text(self, example: Example) -> str:
         """Return the label."""

@@ -14,14 +14,12 @@ from torch import Tensor
 from finetune_trainer.data.sampler import Rows
 from finetune_trainer.data.schema import Example
 from finetune_trainer.data.speech import AUDIO, SpeechProcessor
-from finetune_trainer.data.table import TokenTable, media_table
+from finetune_trainer.data.table import TokenTable, fixed_width, media_table, unpadded
 from finetune_trainer.tasks.base import Array, Encoded, Refused
 from finetune_trainer.tasks.speech_encoder import HIDDEN_FEATURES, HIDDEN_FRAMES
 from finetune_trainer.tasks.speech_masking import Masking
 
 SAMPLES, TARGET = "samples", "target"
-NOTHING = -1
-"""Stands behind a row's last target token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +34,7 @@ class Sound:
 
 def speech_table(rows: Sequence[Sound], refused: Sequence[Refused], cut: int, dense: Mapping[str, Array]) -> Encoded:
     """Return rows as a table: `samples` [N, 1] and, padded, `target` [N, L], beside other dense columns."""
-    longest = max((len(each.target) for each in rows), default=0)
-    target = np.full((len(rows), longest), NOTHING, dtype=np.int32)
-    for at, each in enumerate(rows):
-        target[at, : len(each.target)] = each.target
+    target = fixed_width([each.target for each in rows])
     samples = np.array([each.samples for each in rows], dtype=np.int64).reshape(-1, 1)
     table = media_table([each.frames for each in rows], {SAMPLES: samples, TARGET: target, **dense})
     return Encoded(table, [each.example for each in rows], refused, cut)
@@ -47,8 +42,7 @@ def speech_table(rows: Sequence[Sound], refused: Sequence[Refused], cut: int, de
 
 def target_of(table: TokenTable, row: int) -> Array:
     """Return what is to be learned from a row."""
-    found = table.dense[TARGET][row]
-    return np.asarray(found[found != NOTHING], dtype=np.int64)
+    return unpadded(table, TARGET, row)
 
 
 @dataclass(frozen=True, slots=True)
