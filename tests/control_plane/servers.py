@@ -1,25 +1,23 @@
 """A real etcd, kube-apiserver and kube-controller-manager on loopback: no nodes, everything else as in a cluster."""
 
-import json
 import secrets
 import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from support.access import Access
 from support.processes import cpu_s
 
 START_S = 60.0
 
 
-class ControlPlane:
+class ControlPlane(Access):
     """The servers of one test session."""
 
     def __init__(
@@ -40,12 +38,11 @@ class ControlPlane:
             inside: Command before each server's own, which runs it elsewhere than here.
             flags: More flags by server.
         """
-        self.binary, self.folder = binary, folder
-        self.inside, self.flags = tuple(inside), flags or {}
-        self.token = secrets.token_hex(16)
         self.etcd_port, self.peer_port, self.api_port = free_ports(3)
+        url, ca_file = f"https://{address}:{self.api_port}", str(folder / "certs" / "apiserver.crt")
+        super().__init__(binary, folder, url, secrets.token_hex(16), ca_file)
+        self.inside, self.flags = tuple(inside), flags or {}
         self.address = address
-        self.url = f"https://{address}:{self.api_port}"
         self.children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -57,7 +54,7 @@ class ControlPlane:
         self._start_etcd()
         self._start_apiserver()
         self._await_ready()
-        self._write_kubeconfig()
+        self.write_kubeconfig()
         self._start_controllers()
 
     def stop(self) -> None:
@@ -67,30 +64,9 @@ class ControlPlane:
         for child in self.children.values():
             child.wait()
 
-    def client(self, token: str = "") -> httpx.Client:
-        """Return a client with every right, or with those of a token."""
-        context = ssl.create_default_context(cafile=self.ca_file)
-        headers = {"Authorization": f"Bearer {token or self.token}"}
-        return httpx.Client(base_url=self.url, headers=headers, verify=context, trust_env=False, timeout=30)
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl of the same version and return its output."""
-        command = [str(self.binary), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     def cpu_s(self) -> float:
         """Return the CPU time of all servers together since they started, in seconds."""
         return sum(cpu_s(child.pid) for child in self.children.values())
-
-    @property
-    def ca_file(self) -> str:
-        return str(self.folder / "certs" / "apiserver.crt")
-
-    @property
-    def kubeconfig(self) -> Path:
-        return self.folder / "kubeconfig"
 
     def _start_etcd(self) -> None:
         client, peer = (f"http://127.0.0.1:{port}" for port in (self.etcd_port, self.peer_port))
@@ -151,18 +127,6 @@ class ControlPlane:
             except (httpx.TransportError, OSError):
                 time.sleep(0.1)
         raise AssertionError(f"no API server after {START_S} s; see {self.folder}")
-
-    def _write_kubeconfig(self) -> None:
-        name = "test"
-        document: dict[str, Any] = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": name,
-            "clusters": [{"name": name, "cluster": {"server": self.url, "certificate-authority": self.ca_file}}],
-            "users": [{"name": name, "user": {"token": self.token}}],
-            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-        }
-        self.kubeconfig.write_text(json.dumps(document))
 
 
 def free_ports(count: int) -> list[int]:

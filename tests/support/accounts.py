@@ -1,5 +1,6 @@
 """Service accounts of the test cluster, with the operator's own permissions and nothing more."""
 
+import secrets
 from typing import Protocol
 
 import httpx
@@ -10,6 +11,10 @@ from support.waiting import await_that
 OPERATOR_NAMESPACE = "finetune-system"
 _NAME = "finetune-operator"
 OPERATOR_USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{_NAME}"
+_NAMESPACES = "/api/v1/namespaces"
+# Sessions may share a cluster.
+_SESSION = secrets.token_hex(3)
+_LABEL = "finetune.dev/test-session"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 _TOKEN_S = 6 * 3600
 
@@ -26,7 +31,7 @@ def grant_operator(plane: Plane) -> str:
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": _NAME}
     accounts = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/serviceaccounts"
     with plane.client() as client:
-        _create(client, "/api/v1/namespaces", {"metadata": {"name": OPERATOR_NAMESPACE}})
+        _create(client, _NAMESPACES, {"metadata": {"name": OPERATOR_NAMESPACE}})
         _create(client, accounts, {"metadata": {"name": _NAME}})
         _create(client, f"{_RBAC}/clusterroles", {"metadata": {"name": _NAME}, "rules": list(PERMISSIONS)})
         binding = {"metadata": {"name": _NAME}, "roleRef": role, "subjects": [account]}
@@ -42,6 +47,22 @@ def request_token(client: httpx.Client, namespace: str, name: str, audiences: tu
     url = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
     return client.post(url, json=body).raise_for_status().json()["status"]["token"]
+
+
+def make_namespace(client: httpx.Client, stem: str) -> str:
+    """Make a namespace that no other session has, and return its name."""
+    name = f"{stem}-{_SESSION}"
+    body = {"metadata": {"name": name, "labels": {_LABEL: _SESSION}}}
+    client.post(_NAMESPACES, json=body).raise_for_status()
+    await_namespace(client, name)
+    return name
+
+
+def delete_namespaces(client: httpx.Client) -> None:
+    """Delete all that `make_namespace` made in this session; does not wait for their end."""
+    found = client.get(_NAMESPACES, params={"labelSelector": f"{_LABEL}={_SESSION}"}).raise_for_status().json()["items"]
+    for each in found:
+        client.delete(f"{_NAMESPACES}/{each['metadata']['name']}")
 
 
 def await_namespace(client: httpx.Client, namespace: str) -> None:

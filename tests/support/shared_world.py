@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import names
+from support.accounts import make_namespace
 from support.faults import Request
 from support.world import MERGE, World
 
@@ -17,8 +18,8 @@ Object = dict[str, Any]
 def shared_world(cluster: Any, namespace: str, folder: Path, *flags: str) -> Iterator[World]:
     """Make a namespace and yield its world, with the operator started."""
     with cluster.client() as api:
-        api.post("/api/v1/namespaces", json={"metadata": {"name": namespace}}).raise_for_status()
-    with World(cluster, namespace, folder, flags=flags) as world:
+        name = make_namespace(api, namespace)
+    with World(cluster, name, folder, flags=flags) as world:
         world.operator.start()
         yield world
 
