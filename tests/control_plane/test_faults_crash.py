@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.exit_codes import Reason, exit_code
+from support.accounts import make_namespace
 from support.faults import to
 from support.waiting import await_that
 from support.world import Story, World, complete_message, failure_message, truth
@@ -31,7 +32,7 @@ def test_f01_killed_after_the_job_was_posted_the_job_is_found_by_its_name(world:
 
 def test_f02_killed_before_the_job_was_posted_there_is_exactly_one_after_the_restart(world: World):
     world.proxy.before_write(1, world.operator.kill, to("jobs", "POST"))
-    world.operator.start()
+    world.start_watching()
     world.apply()
     await_that(lambda: not world.operator.is_running, "the kill")
     assert world.children() == []
@@ -96,9 +97,9 @@ def play(cluster, folder: Path, story: Story, kill_at: int | None, *, before: bo
 
     A run whose patches happened to be merged may make fewer writes than `kill_at`: it ends undisturbed.
     """
-    name = f"{story.__name__.replace('_', '-')}-{kill_at or 'calm'}-{'before' if before else 'after'}"
+    stem = f"{story.__name__.replace('_', '-')}-{kill_at or 'calm'}-{'before' if before else 'after'}"
     with cluster.client() as client:
-        client.post("/api/v1/namespaces", json={"metadata": {"name": name}}).raise_for_status()
+        name = make_namespace(client, stem)
     with World(cluster, name, folder / name) as world:
         if kill_at is not None:
             hook = world.proxy.before_write if before else world.proxy.after_write
@@ -142,6 +143,8 @@ def test_f05_asked_to_stop_in_a_burst_it_leaves_with_code_0_and_gives_the_lease_
 
 def test_f06_two_operators_at_once_make_one_gang_per_job_and_agree(world: World):
     other = world.another_operator("other", direct=True)
+    # One posts what it decided on when the other has posted the same.
+    world.proxy.delay(0.3, to("jobs", "POST"))
     world.operator.start()
     other.start()
     try:
@@ -154,6 +157,7 @@ def test_f06_two_operators_at_once_make_one_gang_per_job_and_agree(world: World)
             assert world.status(f"j{number}")["attempt"] == 1
 
         assert len(world.children(None)) == 10
+        assert 409 in answers_to_posts(world)
     finally:
         other.kill()
 

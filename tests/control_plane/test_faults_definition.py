@@ -36,6 +36,8 @@ def test_f34_a_definition_that_is_deleted_and_made_again_is_served_as_before(wor
     world.run("first")
     world.api.delete(CRD_URL).raise_for_status()
     await_that(lambda: world.api.get(CRD_URL).status_code == httpx.codes.NOT_FOUND, "its end")
+    # Long enough for the operator to start its watch anew while there is nothing to watch.
+    await_that(lambda: "the CRD is missing" in world.operator.health()[1], "a word about the definition")
     assert world.operator.is_running
     plane.kubectl("apply", "--server-side", "-f", str(CRD))
     await_established(world.api)

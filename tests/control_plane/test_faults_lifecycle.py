@@ -44,6 +44,11 @@ def create(world: World, plural: str, body: dict[str, Any]) -> None:
     world.api.post(world.url(plural), json=body).raise_for_status()
 
 
+def is_complete(world: World, child: str) -> bool:
+    conditions = world.api.get(world.url("jobs", child)).raise_for_status().json()["status"].get("conditions", [])
+    return any(each["type"] == "Complete" for each in conditions)
+
+
 def owners(world: World, name: str) -> list[str]:
     return [each["metadata"]["ownerReferences"][0]["uid"] for each in world.children(name)]
 
@@ -141,6 +146,7 @@ def test_f30_in_a_namespace_that_is_being_deleted_it_falls_silent(own_world: Wor
     world.proxy.before_write(1, lambda: end_of(world, namespace), to("jobs", "POST"), lose=False)
     world.operator.kill()
     world.apply("late", scheduling=queue)
+    before = len(world.proxy.writes)
     world.operator.start()
     await_that(lambda: world.api.get(world.url("ftj")).json()["items"] == [], "the end of its objects", COLLECTED_S)
     world.settle(2)
@@ -148,6 +154,8 @@ def test_f30_in_a_namespace_that_is_being_deleted_it_falls_silent(own_world: Wor
 
     # Once for each FineTuneJob, whose end comes after that of its Job.
     assert [each.status for each in world.proxy.requests if to("jobs", "POST")(each)] in ([201, 403], [201, 403, 403])
+    # There is nobody to tell.
+    assert {each.resource for each in world.proxy.writes[before:]} == {"jobs"}
     assert world.writes_during(3) == []
     log = world.operator.log.read_text()
     assert len(log.splitlines()) - lines <= 1
@@ -186,17 +194,21 @@ def posts(name: str) -> Match:
 def test_f32_a_job_made_again_under_the_same_name_has_nothing_of_the_first_one(world: World, job: str):
     first = world.apply(job)["metadata"]["uid"]
     old = world.run(job)
-    world.proxy.delay_watches(2.0, to("finetunejobs", watch=True))
+    # It hears of the gang's end when the name is another's already, and of that later still.
+    world.proxy.delay_watches(1.5, to("jobs", watch=True))
+    world.proxy.delay_watches(4.0, to("finetunejobs", watch=True))
+    world.kubelet.finish(old, message=complete_message())
+    await_that(lambda: is_complete(world, old), "the end of the first one's gang")
     world.delete(job)
     second = world.apply(job, restarts={"limit": 3})["metadata"]["uid"]
-    # The operator still believes in the first one when its gang ends.
-    world.kubelet.finish(old, message=complete_message())
     world.run(job)
     world.proxy.heal()
     await_that(lambda: owners(world, job) == [second], "the end of the first one's Job", COLLECTED_S)
     status = world.status(job)
+    patches = [each.status for each in world.proxy.requests if to("finetunejobs/status", "PATCH", job)(each)]
 
     assert first != second
+    assert 409 in patches
     assert old not in {each["metadata"]["name"] for each in world.children(job)}
     assert status["phase"] == "Running"
     assert status["attempt"] == 1

@@ -150,9 +150,11 @@ class OperatorProcess:
 
     def _addresses(self) -> dict[str, str] | None:
         assert self._process is not None
-        assert self.is_running, f"the operator ended with {self._process.returncode}: {self.log.read_text()[-3000:]}"
         line, end, _ = self._out.read_text().partition("\n")
-        return json.loads(line) if end else None
+        if end:
+            return json.loads(line)
+        assert self.is_running, f"the operator ended with {self._process.returncode}: {self.log.read_text()[-3000:]}"
+        return None
 
 
 def _kubeconfig(server_url: str, token: str, ca_file: str) -> dict[str, Any]:

@@ -167,6 +167,9 @@ class FaultProxy:
     async def _close(self) -> None:
         await self._shut()
         await self._server.shutdown(1.0)
+        # It cancels handlers that last and does not wait for their end; a busy machine takes its time for it.
+        if handlers := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(handlers, timeout=5.0)
         await self._session.close()
         # TLS connections need a turn of the loop to be closed.
         await asyncio.sleep(0.01)

@@ -140,8 +140,11 @@ class World:
 
     def settle(self, quiet_s: float = 1.0) -> None:
         """Wait until the operator has sent nothing for a while."""
-        while self.proxy.requests and time.monotonic() - self._last_request().at < quiet_s:
-            time.sleep(0.1)
+
+        def quiet() -> bool:
+            return not self.proxy.requests or time.monotonic() - self._last_request().at >= quiet_s
+
+        await_that(quiet, "an operator that falls silent")
 
     def start_watching(self) -> None:
         """Start the operator and wait until it watches."""
