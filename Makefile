@@ -82,7 +82,7 @@ method-table: env ## Every method on real models: resumed, loaded back, merged, 
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py
 
-fault-proof: env ## Take each protection away and see its test fail; needs Go; FAULT=f07 for one, tests/proof holds the record
-	PYTHONPATH=tests $(PY) -m proof.prove --fault "$(FAULT)"
+fault-proof: env ## Take each protection away and see its test fail; needs Go; ROWS=f07,f20 for some, tests/proof holds the record
+	PYTHONPATH=tests $(PY) -m proof.prove --rows "$(ROWS)"
 
 .PHONY: help env demo test node e2e check format generate dashboards board-pictures verify cluster-binaries test-matrix locks images chart bench-trainer bench-operator method-table fault-proof

@@ -1,7 +1,8 @@
-"""Take the protection from each fault away and see its test fail: `make fault-proof`, `make fault-proof FAULT=f07`.
+"""Take the protection from each fault away and see its tests fail: `make fault-proof`, `make fault-proof ROWS=f07,f20`.
 
-Each row of `protections` is tried in a copy of the tree, against the real API server. Red is a failed assertion of the
-test; an error of its fixtures, an import that fails, or a test that passes is none.
+First the tests run with everything in place and must pass. Then each row of `protections` is tried in a copy of the
+tree. All runs share one control plane. Red is an assertion of the test itself that fails: an error of its fixtures, an
+import that fails or a test that passes is none.
 """
 
 import argparse
@@ -13,17 +14,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
-from proof.protections import PROTECTIONS, Row
+from proof.protections import PROTECTIONS
+from proof.row import Row
+from support.cluster import EXISTING, load_control_plane
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "fault-proof.json"
 _COPIED = ("crds", "operator", "trainer-image", "tests", "charts", "examples", "pyproject.toml")
-_TIMEOUT_S = 600
-_AT_ONCE = 2
+_TIMEOUT_S = 1200
+# They wait more than they work.
+_AT_ONCE = 3
+_LONGEST_LINE = 200
+_BROKEN = ("error", "skipped")
+_DID_NOT_RUN = "did not run"
+
+Environment = Mapping[str, str]
+Result = dict[str, Any]
 
 
 def mutate(row: Row, root: Path) -> None:
@@ -39,73 +51,129 @@ def mutate(row: Row, root: Path) -> None:
         if found != 1:
             raise ValueError(f"{row.fault}: {edit.file} has this text {found} times, not once: {edit.text!r}")
         mutated = source.replace(edit.text, edit.replacement)
-        compile(mutated, edit.file, "exec")
+        if path.suffix == ".py":
+            compile(mutated, edit.file, "exec")
         path.write_text(mutated)
 
 
-def verdict(report: Path) -> str:
-    """Return `red` when a test failed by an assertion and nothing broke, else what happened instead."""
+def run_tests(tree: Path, tests: Sequence[str], folder: Path, environment: Environment, *more: str) -> dict[str, str]:
+    """Run tests in a tree.
+
+    Returns:
+        What became of each: empty for a test that passed, else the first line that says why not; of a test with
+        parameters the first failure. A test that did not run is not there.
+    """
+    report = folder / "report.xml"
+    path = os.pathsep.join(str(tree / name) for name in ("crds", "operator", "trainer-image", "tests"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *more]
+    # Without the fixtures of trainers, whose imports take longer than some of the tests.
+    command += [f"--basetemp={folder}/pytest", "--confcutdir=tests/control_plane", *tests]
+    # In front of an editable install of this tree.
+    environment = {**environment, "PYTHONPATH": path}
+    process = subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        process.wait(_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        # pytest then ends the servers that it started.
+        process.send_signal(signal.SIGINT)
+        process.wait(_TIMEOUT_S)
+        return {}
+    return read_report(report, tests)
+
+
+def read_report(report: Path, tests: Sequence[str]) -> dict[str, str]:
+    """Return what a JUnit report says of each test, as `run_tests` does."""
     if not report.exists():
-        return "HARNESS BROKE: no report in time"
+        return {}
     cases = list(ET.parse(report).getroot().iter("testcase"))  # noqa: S314 - pytest's own
-    errors = [each.get("message", "") for case in cases for each in case.findall("error")]
-    failures = [each.get("message", "") for case in cases for each in case.findall("failure")]
-    if errors:
-        return f"HARNESS BROKE: {errors[0][:200]}"
-    if not cases or all(case.find("skipped") is not None for case in cases):
-        return "HARNESS BROKE: no test ran"
-    if not failures:
-        return "STILL GREEN"
-    told = [each for each in failures if each.startswith(("assert", "AssertionError", "Failed: "))]
-    return "red" if told else f"NO ASSERTION: {failures[0][:200]}"
+    return {test: told for test in tests if (told := _told(test, cases)) is not None}
 
 
-def prove(row: Row) -> dict[str, str | float]:
+def _told(test: str, cases: Sequence[ET.Element]) -> str | None:
+    file, _, name = test.partition("::")
+    module = file.removesuffix(".py").replace("/", ".")
+    # A test with parameters is told by all of them, or by the one that is named.
+    of_module = [each for each in cases if each.get("classname") == module]
+    own = [each for each in of_module if name in {each.get("name"), each.get("name", "").partition("[")[0]}]
+    broken = [f"{kind}: {each.get('message')}" for kind in _BROKEN for case in own for each in case.findall(kind)]
+    failed = [each.get("message", "") for case in own for each in case.findall("failure")]
+    return next((each.partition("\n")[0][:_LONGEST_LINE] for each in (*broken, *failed)), "") if own else None
+
+
+def prove(row: Row, environment: Environment) -> Result:
     """Run a row's tests without its protection; return the row's result."""
     with tempfile.TemporaryDirectory(prefix=f"proof-{row.fault}-") as folder:
         tree = Path(folder, "tree")
+        tree.mkdir()
         for name in _COPIED:
             source = ROOT / name
             copy = shutil.copytree if source.is_dir() else shutil.copy
-            tree.mkdir(exist_ok=True)
             copy(source, tree / name)
         mutate(row, tree)
-        report = Path(folder, "report.xml")
-        # In front of an editable install of this tree.
-        path = os.pathsep.join(str(tree / name) for name in ("crds", "operator", "trainer-image", "tests"))
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *row.tests]
-        command.append(f"--basetemp={folder}/pytest")
+        if row.own_cluster:
+            environment = {name: value for name, value in environment.items() if name != EXISTING}
         started = time.monotonic()
-        environment = os.environ | {"PYTHONPATH": path}  # noqa: TID251 - the rim
-        process = subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL)
-        try:
-            process.wait(_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            # pytest then ends the servers that it started.
-            process.send_signal(signal.SIGINT)
-            process.wait(_TIMEOUT_S)
-            report.unlink(missing_ok=True)
+        ends = run_tests(tree, row.tests, Path(folder), environment)
         seconds = round(time.monotonic() - started, 1)
-        return {"fault": row.fault, "verdict": verdict(report), "seconds": seconds}
+    failed = {test.partition("::")[2]: ends.get(test, _DID_NOT_RUN) for test in row.tests}
+    return {"fault": row.fault, "verdict": verdict(failed), "seconds": seconds, "failed": failed}
+
+
+def verdict(failed: Mapping[str, str]) -> str:
+    """Return `red` when an assertion failed in every test, else what happened instead."""
+    if any(each.startswith((*_BROKEN, _DID_NOT_RUN)) for each in failed.values()):
+        return "HARNESS BROKE"
+    if "" in failed.values():
+        return "STILL GREEN"
+    asserted = all(each.startswith(("assert", "AssertionError")) for each in failed.values())
+    return "red" if asserted else "NO ASSERTION"
 
 
 def main() -> int:
     """Print one line per row; return 0 only if all are red."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fault", default="", help="only this one, such as f07")
-    chosen = parser.parse_args().fault
-    rows = [each for each in PROTECTIONS if chosen in {"", each.fault}]
-    if not rows:
-        parser.error(f"no row for {chosen}; there are {', '.join(each.fault for each in PROTECTIONS)}")
-    results: dict[str, dict[str, str | float]] = {}
+    parser.add_argument("--rows", default="", help="only these, such as f07,f20")
+    chosen = tuple(filter(None, parser.parse_args().rows.split(",")))
+    rows = [each for each in PROTECTIONS if not chosen or each.fault in chosen]
+    if not rows or not {*chosen} <= {each.fault for each in rows}:
+        parser.error(f"there are {', '.join(each.fault for each in PROTECTIONS)}")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="proof-") as name:
+        folder = Path(name)
+        plane = load_control_plane(folder / "plane")
+        try:
+            environment = {**os.environ, EXISTING: str(plane.kubeconfig)}  # noqa: TID251 - the rim
+            results = _results(rows, folder, environment)
+        finally:
+            plane.stop()
+    red = sum(each["verdict"] == "red" for each in results)
+    print(f"{red} of {len(rows)} rows are red; {time.monotonic() - started:.0f} s")  # noqa: T201
+    return 0 if red == len(rows) else 1
+
+
+def _results(rows: Sequence[Row], folder: Path, environment: Environment) -> list[Result]:
+    tests = sorted({test for row in rows for test in row.tests})
+    with_it = run_tests(ROOT, tests, folder, environment, "-n", str(_AT_ONCE), "--dist", "loadfile")
+    bad = {test: with_it.get(test, _DID_NOT_RUN) for test in tests if with_it.get(test) != ""}
+    for test, why in bad.items():
+        print(f"fails with every protection in place: {test}: {why}")  # noqa: T201
+    results: list[Result] = []
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for result in pool.map(prove, rows):
-            results[str(result["fault"])] = result
-            print(f"{result['fault']}  {result['verdict']:<12} {result['seconds']:7.1f} s", flush=True)  # noqa: T201
+        for result in pool.map(lambda row: prove(row, environment), rows):
+            if any(test.partition("::")[2] in result["failed"] for test in bad):
+                result["verdict"] = "RED WITH IT TOO"
+            results.append(result)
+            print(f"{result['fault']:<14} {result['verdict']:<15} {result['seconds']:7.1f} s", flush=True)  # noqa: T201
+            _keep(result)
+    return results
+
+
+def _keep(result: Result) -> None:
+    """Put a row's result into the record, and drop rows that are no more."""
     kept = {each["fault"]: each for each in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
-    merged = kept | results
-    RESULTS.write_text(json.dumps([merged[name] for name in sorted(merged)], indent=2) + "\n")
-    return 0 if all(each["verdict"] == "red" for each in results.values()) else 1
+    kept[result["fault"]] = result
+    names = [each.fault for each in PROTECTIONS if each.fault in kept]
+    RESULTS.write_text(json.dumps([kept[name] for name in names], indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """The record of what protects from each fault stays true to the code."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from proof.protections import PROTECTIONS, Row
-from proof.prove import ROOT, mutate, verdict
+from proof.protections import PROTECTIONS
+from proof.prove import RESULTS, ROOT, mutate, read_report, verdict
+from proof.row import Row
 
 
 @pytest.mark.parametrize("row", PROTECTIONS, ids=lambda row: row.fault)
@@ -26,7 +28,7 @@ def test_every_test_of_the_record_exists_and_is_named_after_its_fault(row: Row):
     for test in row.tests:
         file, name = test.split("[")[0].split("::")
 
-        assert name.startswith(f"test_{row.fault}_")
+        assert name.startswith(f"test_{row.fault.split('-')[0]}_")
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE)
 
 
@@ -39,19 +41,44 @@ def test_a_protection_that_is_not_found_fails_loudly(tmp_path: Path):
         mutate(row, tmp_path)
 
 
+def test_every_fault_of_the_operator_has_a_row_that_was_seen_red():
+    seen = {each["fault"]: each["verdict"] for each in json.loads(RESULTS.read_text())}
+    faults = {f"f{number:02}" for number in range(1, 40)}
+    # A rank that dies alone is the launcher's to see.
+    faults -= {"f25"}
+
+    assert faults <= {each.fault for each in PROTECTIONS}
+    assert seen == dict.fromkeys((each.fault for each in PROTECTIONS), "red")
+
+
+RED = '<failure message="AssertionError: two Jobs&#10;assert 2 == 1"/>'
+
+
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("cases", "told"),
     [
-        ("", "STILL GREEN"),
-        ('<failure message="AssertionError: two Jobs"/>', "red"),
-        ('<failure message="KeyError: attempt"/>', "NO ASSERTION"),
-        ('<error message="ImportError"/>', "HARNESS BROKE"),
-        ('<failure message="AssertionError: x"/><error message="at the end"/>', "HARNESS BROKE"),
-        ("<skipped/>", "HARNESS BROKE"),
+        ([""], "STILL GREEN"),
+        ([RED], "red"),
+        # One of the test's parameters is enough.
+        (["", RED], "red"),
+        (['<failure message="KeyError: attempt"/>'], "NO ASSERTION"),
+        (['<error message="ImportError"/>'], "HARNESS BROKE"),
+        ([RED + '<error message="at the end"/>'], "HARNESS BROKE"),
+        (["<skipped/>"], "HARNESS BROKE"),
+        ([], "HARNESS BROKE"),
     ],
 )
-def test_red_is_a_failed_assertion_and_nothing_else(case: str, told: str, tmp_path: Path):
+def test_red_is_a_failed_assertion_and_nothing_else(cases: list[str], told: str, tmp_path: Path):
     report = tmp_path / "report.xml"
-    report.write_text(f"<testsuites><testsuite><testcase>{case}</testcase></testsuite></testsuites>")
+    written = [
+        f'<testcase classname="tests.test_x" name="test_y[{at}]">{each}</testcase>' for at, each in enumerate(cases)
+    ]
+    report.write_text(f"<testsuites><testsuite>{''.join(written)}</testsuite></testsuites>")
+    found = read_report(report, ["tests/test_x.py::test_y"]).get("tests/test_x.py::test_y", "did not run")
 
-    assert verdict(report).startswith(told)
+    assert verdict({"test_y": found}) == told
+    assert told != "red" or found == "AssertionError: two Jobs"
+
+
+def test_each_of_a_rows_tests_must_fail():
+    assert verdict({"test_x": "assert 1 == 2", "test_y": ""}) == "STILL GREEN"
