@@ -1,4 +1,7 @@
-"""Start the trainer as a process, read its events as they appear, forward a request to stop."""
+"""Start the trainer as a process, read its events as they appear, forward a request to stop.
+
+The trainer notices when this process is gone: it saves its step and stops, as after Ctrl-C.
+"""
 
 import os
 import signal
@@ -12,6 +15,7 @@ from types import FrameType
 from finetune_api.names import EVENTS_FILE, RESULT_FILE
 from finetune_api.progress import ProgressEvent
 from finetune_api.result import Result
+from finetune_cli.claim import claimed
 from finetune_cli.resolve import Run
 
 _POLL_S = 0.1
@@ -34,22 +38,35 @@ class Follower:
         self._child: subprocess.Popen[bytes] | None = None
 
     def go(self) -> tuple[Result | None, int]:
-        """Run to the end.
+        """Run to the end; WorkFolderBusy tells that another command runs in the same work folder.
 
         Returns:
             The result, None when the trainer left none, and the trainer's exit code.
         """
+        self._run.work.mkdir(parents=True, exist_ok=True)
+        with claimed(self._run.work, self._tell_wait) as held:
+            return self._follow(held)
+
+    def _tell_wait(self) -> None:
+        sys.stderr.write(f"{self._run.work}: an earlier run saves its last step; waiting for it\n")
+
+    def _follow(self, held: int) -> tuple[Result | None, int]:
         self._run.begin()
         sha256 = self._run.write()
         (self._run.work / RESULT_FILE).unlink(missing_ok=True)
         events = self._run.work / EVENTS_FILE
         position = events.stat().st_size if events.exists() else 0
         command = [sys.executable, "-m", "finetune_trainer", "launch"]
-        command += ["--config", str(self._run.config_file), "--sha256", sha256]
+        command += ["--config", str(self._run.config_file), "--sha256", sha256, "--parent", str(os.getpid())]
         with (self._run.work / LOG_FILE).open("ab") as log:
             # Its own session: Ctrl-C reaches this command alone, which asks once and kills on the second request.
             self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(held,),
             )
             before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
             try:

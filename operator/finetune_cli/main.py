@@ -75,6 +75,7 @@ def data(file: File, sets: Sets = None, workdir: Workdir = None, output: Output 
 @app.command()
 def run(file: File, workdir: Workdir = None, sets: Sets = None, output: Output = "text") -> None:
     """Train on this machine. Ctrl-C saves a checkpoint, and the same command continues."""
+    from finetune_cli.claim import WorkFolderBusy  # noqa: PLC0415
     from finetune_cli.follow import Follower  # noqa: PLC0415
     from finetune_cli.status import StatusBuilder  # noqa: PLC0415
 
@@ -89,7 +90,11 @@ def run(file: File, workdir: Workdir = None, sets: Sets = None, output: Output =
             display.event(event)
 
         follower = Follower(local, show)
-        result, code = follower.go()
+        try:
+            result, code = follower.go()
+        except WorkFolderBusy as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(EXIT_FAILED) from None
         if result is None:
             result = _without_result(code, follower.log_tail())
     display.end(result, builder.status(result, datetime.now(UTC)))

@@ -48,7 +48,6 @@ class Run:
 
     def begin(self) -> None:
         """Make room: the events of an earlier end are kept while a run continues, and dropped when it starts anew."""
-        self.work.mkdir(parents=True, exist_ok=True)
         if not self.has_checkpoint():
             (self.work / EVENTS_FILE).unlink(missing_ok=True)
             shutil.rmtree(self.work / "tracking", ignore_errors=True)

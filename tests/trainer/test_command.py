@@ -66,6 +66,37 @@ def test_a_run_is_interrupted_by_ctrl_c_continued_by_the_same_command_and_not_re
     assert events.read_bytes() == before
 
 
+def test_a_killed_command_leaves_a_saved_step_and_a_work_folder_for_one_run_at_a_time(tmp_path: Path, tiny_bert: Path):
+    rows = write_rows(tmp_path, "text-classification")
+    document = manifest("text-classification", tiny_bert, rows, training={"maxSteps": 20_000})
+    job = write_manifest(tmp_path, document)
+    with started(job) as first:
+        read_to(first, '"progress"')
+        beside = finetune("run", job)
+        first.kill()
+    with started(job) as after:
+        continued = read_to(after, "continues from step")
+        after.send_signal(signal.SIGINT)
+        _, told = after.communicate(timeout=300)
+
+    assert beside.returncode == 1
+    assert f"{tmp_path / '.finetune/tiny'}: another `finetune run` uses this work folder." in beside.stderr
+    assert re.search(r"continues from step [1-9]", continued)
+    assert "an earlier run saves its last step; waiting for it" in told
+    assert after.returncode == 130
+
+
+def started(job: Path) -> subprocess.Popen[str]:
+    command = [*FINETUNE, "run", str(job), "-o", "jsonl"]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def read_to(command: subprocess.Popen[str], text: str) -> str:
+    """Read a command's lines up to one with a text, and return that."""
+    assert command.stdout is not None
+    return next(line for line in command.stdout if text in line)
+
+
 def test_two_processes_train_judge_and_hand_over(tmp_path: Path, tiny_bert: Path):
     rows = write_rows(tmp_path, "text-classification")
     document = manifest(

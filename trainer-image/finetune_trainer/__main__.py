@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("verb", choices=("launch", "run", "fetch", "plan", "data"))
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--sha256", required=True)
+    parser.add_argument("--parent", type=int, help="launch: save and stop when this process is gone")
     if sys.argv[1:2] == ["predict"]:
         return _predict(sys.argv[2:])
     arguments = parser.parse_args()
@@ -43,7 +45,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return exit_code(Reason.CONFIG_ERROR)
     if arguments.verb == "launch":
-        settings = _settings()
+        settings = replace(_settings(), parent=arguments.parent)
         if settings.node >= config.nodes:
             sys.stderr.write(f"JOB_COMPLETION_INDEX: must be below {config.nodes}, found {settings.node}\n")
             return exit_code(Reason.CONFIG_ERROR)

@@ -51,6 +51,8 @@ class LaunchSettings:
     """Where the machines meet, at node 0."""
     token_file: Path = Path(MOUNT_PROGRESS) / "token"
     """Token for posting progress."""
+    parent: int | None = None
+    """The process without which nobody waits for the result; a pod's has none."""
 
 
 class Launcher:
@@ -118,7 +120,7 @@ class Launcher:
     def _pause(self, wait_s: float) -> bool:
         """Wait; return whether a stop was asked for before or meanwhile."""
         end = time.monotonic() + wait_s
-        while self._stop_at is None and time.monotonic() < end:
+        while not self._must_stop() and time.monotonic() < end:
             time.sleep(_POLL_S)
         return self._stop_at is not None
 
@@ -132,6 +134,12 @@ class Launcher:
     def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop_at = self._stop_at or time.monotonic()
 
+    def _must_stop(self) -> bool:
+        """Tell whether a stop was asked for, or the parent is gone."""
+        if self._settings.parent not in {None, os.getppid()}:
+            self._stop_at = self._stop_at or time.monotonic()
+        return self._stop_at is not None
+
     def _wait(self, child: subprocess.Popen[bytes], node: Node) -> bool:
         """Wait for the end, forward a request to stop, end what hangs; return whether it stalled."""
         forwarded = False
@@ -139,7 +147,7 @@ class Launcher:
         limit_s = self._settings.stall_s
         while child.poll() is None:
             time.sleep(_POLL_S)
-            if self._stop_at is not None and not forwarded:
+            if self._must_stop() and not forwarded:
                 _signal(child, signal.SIGTERM)
                 forwarded = True
             if self._stop_at is not None and time.monotonic() - self._stop_at > self._settings.grace_s:
