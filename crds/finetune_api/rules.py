@@ -5,11 +5,11 @@ after the schema's defaults were filled in. A section that is absent makes every
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_api.method_types import MERGED, METHOD_FIELDS, OWN_WEIGHTS
 from finetune_api.names import ENV_PREFIX, GROUP, RESERVED_ENV
+from finetune_api.objective_rules import OBJECTIVE_RULES
 from finetune_api.predicates import (
     AnyOf,
     Contains,
@@ -19,11 +19,11 @@ from finetune_api.predicates import (
     KeysIn,
     NoKeyStartsWith,
     Not,
-    Predicate,
     StartsWith,
     Wire,
     lookup,
 )
+from finetune_api.rule import Rule, exclude, only_for, when
 
 ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "text-classification": ("text", "textPair", "label"),
@@ -46,45 +46,13 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The columns that each task can use; the keys of `data.fields`."""
 
-
-def _if(condition: Predicate, then: Predicate) -> AnyOf:
-    return AnyOf((Not(condition), then))
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule between fields. `at` and `scope` are paths below the spec; `[]` stands for every element of a list."""
-
-    at: str
-    """Whose problem it is, from the scope on."""
-    predicate: Predicate
-    """What must hold of the scope."""
-    message: str
-    """What must hold, in words."""
-    remedy: str
-    """What to do about it."""
-    scope: str = ""
-    """The object that the predicate reads; empty for the spec itself."""
-
-
-def _only_for(field: str, key: str, *values: str) -> Rule:
-    told = " or ".join(values)
-    return Rule(field, _if(Has(field), In(key, values)), f"only for {key} {told}", f"Remove it, or set {key}: {told}.")
-
-
-def _exclude(section: str, first: str, second: str, blamed: str) -> Rule:
-    """Return the rule that a section has one of two fields at most; one of them is told to be the problem."""
-    neither_or_one = AnyOf((Not(Has(f"{section}.{first}")), Not(Has(f"{section}.{second}"))))
-    return Rule(f"{section}.{blamed}", neither_or_one, f"{first} and {second} exclude each other", "Keep one of them.")
-
-
 _HELD_OUT = AnyOf((Has("data.validation"), Has("data.test")))
 
 RULES: Final[tuple[Rule, ...]] = (
     *(
         Rule(
             f"data.{split}",
-            _if(Has(f"data.{split}"), ExactlyOne((f"data.{split}.uri", f"data.{split}.fraction"))),
+            when(Has(f"data.{split}"), ExactlyOne((f"data.{split}.uri", f"data.{split}.fraction"))),
             "exactly one of uri and fraction",
             "Give the address of the rows, or the part of the training rows to hold out.",
         )
@@ -93,7 +61,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *(
         Rule(
             "data.fields",
-            _if(In("task", (task,)), KeysIn("data.fields", roles)),
+            when(In("task", (task,)), KeysIn("data.fields", roles)),
             f"{task} has the roles {', '.join(roles)}",
             "Map one of these roles to the name of your column.",
         )
@@ -101,132 +69,103 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "model.weights",
-        _if(In("model.weights", ("random",)), In("method.type", ("full",))),
+        when(In("model.weights", ("random",)), In("method.type", ("full",))),
         "random weights need method.type full",
         "Set method: {type: full}, or weights: pretrained.",
     ),
-    *(_only_for(f"method.{name}", "method.type", *types) for name, types in METHOD_FIELDS.items()),
+    *(only_for(f"method.{name}", "method.type", *types) for name, types in METHOD_FIELDS.items()),
     Rule(
         "method.init",
-        _if(In("method.init", ("pissa", "olora")), Not(In("method.dora", (True,)))),
+        when(In("method.init", ("pissa", "olora")), Not(In("method.dora", (True,)))),
         "dora has a magnitude that a decomposed start would change",
         "Remove one of init and dora.",
     ),
-    _exclude("training", "epochs", "maxSteps", "maxSteps"),
+    exclude("training", "epochs", "maxSteps", "maxSteps"),
     Rule(
         "training.optimizer",
         AnyOf((In("training.optimizer", ("adamw",)), Has("training.learningRate"))),
         "only adamw has a default learning rate",
         "Set training.learningRate; lion's is about a fifth of adamw's, sgd's a hundred times it.",
     ),
-    _only_for("training.packing", "task", "causal-lm"),
-    _only_for("training.augmentation", "task", "image-classification"),
+    only_for("training.packing", "task", "causal-lm"),
+    only_for("training.augmentation", "task", "image-classification"),
     Rule(
         "data.maxLength",
-        _if(Has("data.maxLength"), Not(In("task", ("image-classification",)))),
+        when(Has("data.maxLength"), Not(In("task", ("image-classification",)))),
         "an image has no tokens to cut",
         "Remove it.",
     ),
     Rule(
         "training.maskProbability",
-        _if(Has("training.maskProbability"), In("task", ("masked-lm", "next-sentence-prediction"))),
+        when(Has("training.maskProbability"), In("task", ("masked-lm", "next-sentence-prediction"))),
         "only for masked-lm and next-sentence-prediction",
         "Remove it.",
     ),
     Rule(
         "model.weights",
-        _if(In("task", ("recommendation",)), In("model.weights", ("random",))),
+        when(In("task", ("recommendation",)), In("model.weights", ("random",))),
         "recommendation learns its items from nothing",
         "Set weights: random.",
     ),
-    Rule(
-        "training.labelSmoothing",
-        _if(In("task", ("text-regression",)), In("training.labelSmoothing", (0.0,))),
-        "text-regression has no classes to smooth over",
-        "Remove it.",
-    ),
-    Rule(
-        "training.loss",
-        _if(In("training.loss", ("cross-entropy", "focal")), In("task", ("text-classification",))),
-        "cross-entropy and focal are chosen for text-classification",
-        "Remove it: every other task has one loss, or for text-regression a kind of error.",
-    ),
-    Rule(
-        "training.loss",
-        _if(In("training.loss", ("squared-error", "absolute-error", "huber")), In("task", ("text-regression",))),
-        "errors are for text-regression",
-        "Remove it.",
-    ),
-    _only_for("training.focalGamma", "training.loss", "focal"),
-    _only_for("training.huberDelta", "training.loss", "huber"),
-    Rule(
-        "training.loss",
-        _if(In("training.loss", ("focal",)), In("training.labelSmoothing", (0.0,))),
-        "focal and labelSmoothing pull in opposite directions",
-        "Keep one of them.",
-    ),
-    _only_for("training.classWeights", "task", "text-classification"),
-    _only_for("training.balanceClasses", "task", "text-classification"),
-    _exclude("training", "classWeights", "balanceClasses", "classWeights"),
-    _only_for("training.anchor", "method.type", *OWN_WEIGHTS),
+    *OBJECTIVE_RULES,
     Rule(
         "training.earlyStopping",
-        _if(Has("training.earlyStopping"), Has("data.validation")),
+        when(Has("training.earlyStopping"), Has("data.validation")),
         "early stopping needs validation rows",
         "Add data.validation, such as {fraction: 0.1}.",
     ),
     Rule(
         "evaluation.every",
-        _if(Has("evaluation.every"), Has("data.validation")),
+        when(Has("evaluation.every"), Has("data.validation")),
         "evaluation while training needs validation rows",
         "Add data.validation, such as {fraction: 0.1}.",
     ),
     Rule(
         "evaluation.gate",
-        _if(Has("evaluation.gate"), AnyOf((Has("evaluation.gate.minimum"), Has("evaluation.gate.betterThanBase")))),
+        when(Has("evaluation.gate"), AnyOf((Has("evaluation.gate.minimum"), Has("evaluation.gate.betterThanBase")))),
         "a gate needs minimum or betterThanBase",
         "Say what the metric must reach.",
     ),
     Rule(
         "evaluation.gate",
-        _if(Has("evaluation.gate"), _HELD_OUT),
+        when(Has("evaluation.gate"), _HELD_OUT),
         "a gate needs held-out rows",
         "Add data.test or data.validation, such as {fraction: 0.1}.",
     ),
     Rule(
         "output.uri",
-        _if(Has("output.uri"), StartsWith("output.uri", ("pvc://", "s3://", "gs://", "file://"))),
+        when(Has("output.uri"), StartsWith("output.uri", ("pvc://", "s3://", "gs://", "file://"))),
         "an artifact goes to pvc://, s3://, gs:// or file://",
         "Write a folder at one of these.",
     ),
     Rule(
         "output.formats",
-        _if(Contains("output.formats", ("adapter",)), Not(In("method.type", ("full",)))),
+        when(Contains("output.formats", ("adapter",)), Not(In("method.type", ("full",)))),
         "method.type full trains every weight, so there is no adapter",
         "Set formats: [full], or method: {type: lora}.",
     ),
     Rule(
         "output.formats",
-        _if(Contains("output.formats", ("merged",)), In("method.type", MERGED)),
+        when(Contains("output.formats", ("merged",)), In("method.type", MERGED)),
         f"merged is a form of method.type {' or '.join(MERGED)}",
         "Remove it, or set method: {type: lora}.",
     ),
     Rule(
         "output.formats",
-        _if(Contains("output.formats", ("full",)), In("method.type", OWN_WEIGHTS)),
+        when(Contains("output.formats", ("full",)), In("method.type", OWN_WEIGHTS)),
         f"full is a form of method.type {' or '.join(OWN_WEIGHTS)}",
         "Remove it, or set method: {type: full}.",
     ),
-    *(_exclude("storage", "claimName", name, name) for name in ("size", "storageClassName")),
+    *(exclude("storage", "claimName", name, name) for name in ("size", "storageClassName")),
     Rule(
         "storage.ephemeral",
-        _if(In("storage.ephemeral", (True,)), Not(Has("storage.claimName"))),
+        when(In("storage.ephemeral", (True,)), Not(Has("storage.claimName"))),
         "ephemeral and claimName exclude each other",
         "Keep one of them.",
     ),
     Rule(
         "storage.ephemeral",
-        _if(In("storage.ephemeral", (True,)), In("workers.nodes", (1,))),
+        when(In("storage.ephemeral", (True,)), In("workers.nodes", (1,))),
         "ephemeral storage is for one node",
         "Remove it, or set workers: {nodes: 1}.",
     ),

@@ -27,6 +27,8 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+EWC = {"data": {"uri": "file://earlier.jsonl"}, "strength": 100.0}
+
 # One example per rule that it refuses; the manifest above is the one that every rule accepts. What follows a space in a
 # key tells examples with the same path apart.
 REFUSED: dict[str, dict[str, Any]] = {
@@ -95,6 +97,25 @@ REFUSED: dict[str, dict[str, Any]] = {
     "training.classWeights balanced": {"training.classWeights": {"spam": 5.0}, "training.balanceClasses": True},
     "training.balanceClasses": {"task": "text-regression", "training.balanceClasses": True},
     "training.anchor": {"training.anchor": 0.1},
+    "training.ewc": {"training.ewc": EWC},
+    "training.ewc task": {"task": "embedding", "method": {"type": "full"}, "training.ewc": EWC},
+    "training.ewc random": {"model.weights": "random", "method": {"type": "full"}, "training.ewc": EWC},
+    "training.distillation": {"task": "embedding", "training.distillation": {"teacher": "file://teacher"}},
+    "training.distillation.temperature": {
+        "task": "text-regression",
+        "training.distillation": {"teacher": "file://teacher", "temperature": 2.0},
+    },
+    "training.rDrop": {"task": "translation", "training.rDrop": 1.0},
+    "training.adversarial": {"task": "embedding", "training.adversarial": {"type": "fgm"}},
+    "training.adversarial.type": {"task": "translation", "training.adversarial": {"type": "smart"}},
+    "training.adversarial.steps": {"training.adversarial": {"type": "fgm", "steps": 2}},
+    "training.adversarial.weight": {"training.adversarial": {"type": "pgd", "weight": 2.0}},
+    "training.adversarial rDrop": {"training.adversarial": {"type": "fgm"}, "training.rDrop": 1.0},
+    "training.packing adversarial": {
+        "task": "causal-lm",
+        "training.packing": True,
+        "training.adversarial": {"type": "fgm"},
+    },
     "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}},
     "evaluation.every": {"evaluation.every": "10steps"},
     "evaluation.gate": {"evaluation.gate": {"metric": "accuracy", "minimum": 0.8}},
@@ -153,6 +174,11 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "training.loss errors": {"task": "text-regression", "training": {"loss": "huber", "huberDelta": 2.0}},
     "training.balanceClasses": {"training.balanceClasses": True},
     "training.anchor": {"method": {"type": "full"}, "training.anchor": 0.1},
+    "training.ewc": {"method": {"type": "full"}, "training.ewc": EWC},
+    "training.replay": {"training.replay": {"data": {"uri": "pvc://corpus/earlier.jsonl"}, "rows": 50}},
+    "training.distillation": {"training": {"distillation": {"teacher": "pvc://models/large", "temperature": 4.0}}},
+    "training.rDrop": {"training.rDrop": 1.0},
+    "training.adversarial": {"training.adversarial": {"type": "smart", "steps": 2, "weight": 2.0, "share": 1.0}},
     "training.earlyStopping": {"training.earlyStopping": {"metric": "loss"}, "data.validation": {"fraction": 0.1}},
     "evaluation.every": {"evaluation.every": "10steps", "data.validation": {"fraction": 0.1}},
     "evaluation.gate": {

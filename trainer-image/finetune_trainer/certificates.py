@@ -15,14 +15,14 @@ from finetune_trainer.data.table import TokenTable
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.runtime import Decision
-from finetune_trainer.tasks.base import Task
+from finetune_trainer.tasks.scoring import Learned
 
 GRADIENT_TOLERANCE = 1e-3
 """Largest difference of a gradient, relative to the whole gradient's norm; float32 rounding is about 1e-6."""
 
 
 def accumulation_is_exact(
-    task: Task, model: nn.Module, parameters: Mapping[str, nn.Parameter], table: TokenTable, device: torch.device
+    task: Learned, model: nn.Module, parameters: Mapping[str, nn.Parameter], table: TokenTable, device: torch.device
 ) -> tuple[Decision, set[str]]:
     """Compare the gradient of two rows together with the sum of their own.
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from finetune_trainer.distributed import Group
-from finetune_trainer.tasks.base import EVERYONE, PLACE, Batch, Coupled, Task
+from finetune_trainer.tasks.base import EVERYONE, PLACE, Batch, Coupled
+from finetune_trainer.tasks.scoring import Learned
 
 
 def introduce(
-    task: Task,
+    task: Learned,
     model: nn.Module,
     batches: Sequence[Batch],
     group: Group,

@@ -25,8 +25,10 @@ def fetch(config: RunConfig) -> dict[str, Any]:
     """  # noqa: DOC502
     places = places_of(config, keeps_first=True)
     fetched: dict[str, str] = {}
-    if parse_uri(config.spec.model.uri).scheme == "hf":
-        fetched[config.spec.model.uri] = str(locate_model(config.spec.model.uri, places).folder)
+    distillation = config.spec.training.distillation
+    for uri in (config.spec.model.uri, *([distillation.teacher] if distillation else [])):
+        if parse_uri(uri).scheme == "hf":
+            fetched[uri] = str(locate_model(uri, places).folder)
     for uri in _data(config.spec):
         if parse_uri(uri).scheme == "hf":
             fetched[uri] = str(locate_data(uri, places))
@@ -34,5 +36,7 @@ def fetch(config: RunConfig) -> dict[str, Any]:
 
 
 def _data(spec: FineTuneJobSpec) -> list[str]:
-    data = spec.data
-    return [each.uri for each in (data.train, data.validation, data.test) if each is not None and each.uri is not None]
+    data, training = spec.data, spec.training
+    earlier = [each.data for each in (training.ewc, training.replay) if each is not None]
+    sources = (data.train, data.validation, data.test, *earlier)
+    return [each.uri for each in sources if each is not None and each.uri is not None]

@@ -30,8 +30,9 @@ from finetune_trainer.optimizers import OPTIMIZERS
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.runtime import seed_everything
 from finetune_trainer.stopping import StopFlag
-from finetune_trainer.tasks.base import Encoded, Task
+from finetune_trainer.tasks.base import Encoded
 from finetune_trainer.tasks.metrics import is_better
+from finetune_trainer.tasks.scoring import Learned
 from finetune_trainer.timing import RateMeter, Timer
 
 _STOP, _SAVE, _EVALUATE = 1, 2, 3
@@ -53,7 +54,7 @@ class Schedule:
 class Parts:
     """What a run is made of."""
 
-    task: Task
+    task: Learned
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
     train: Encoded
@@ -244,8 +245,7 @@ class Loop:
         )
 
     def _report(self, mean_loss: float, norm: float, rate: float) -> None:
-        last = self.step == self._schedule.max_steps
-        if not self._rate_meter.due(last=last or self.step == 1):
+        if not self._rate_meter.due(last=self.step in {1, self._schedule.max_steps}):
             return
         samples, tokens, seconds_per_step = self._rate_meter.take()
         self._parts.reporter.progress(

@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune_api.run_config import RunConfig
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import Consolidation, FineTuneJobSpec, Replay
 from finetune_trainer.checkpoint import sha256_of
-from finetune_trainer.data.formats import files_of
+from finetune_trainer.data.formats import files_of, read_rows
 from finetune_trainer.data.looking import digest_of, keep, look
 from finetune_trainer.data.media import MediaColumn, Workers
 from finetune_trainer.data.processor import Processor
-from finetune_trainer.data.schema import Example
+from finetune_trainer.data.schema import Example, to_examples
 from finetune_trainer.data.split import Splits, load_splits
 from finetune_trainer.data.table import TokenTable, cached
 from finetune_trainer.errors import ConfigError, DataError, ModelNotFound
@@ -26,10 +28,12 @@ from finetune_trainer.runtime import Decision, cpu_quota
 from finetune_trainer.sources import ModelFiles, Places, locate_data, locate_model, places_of
 from finetune_trainer.tasks import TASKS, build_task, load_processor
 from finetune_trainer.tasks.base import Encoded, Refused, Task
+from finetune_trainer.tasks.labels import check_labels
 
 _REFUSED_SHARE = 0.05
 _SHOWN = 5
 _DEFAULT_LENGTH = 2048
+_EWC_STREAM, _REPLAY_STREAM = 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class Prepared:
     digests: Mapping[str, str]
     max_length: int
     decisions: tuple[Decision, ...]
+    earlier: Encoded | None = None
+    """Rows that the model learned before, for consolidation."""
 
 
 def prepare_data(config: RunConfig) -> Prepared:
@@ -64,6 +70,7 @@ def prepare_data(config: RunConfig) -> Prepared:
     places = places_of(config)
     reader = TASKS[spec.task].read
     splits = load_splits(spec.data, reader, spec.training.seed, lambda uri: locate_data(uri, places), places.cache)
+    splits, replay_digest = _replayed(spec, splits, places)
     files = locate_model(spec.model.uri, places)
     processor = load_processor(spec.task, files)
     workers = Workers(max(1, int(cpu_quota() / config.processes)))
@@ -71,7 +78,7 @@ def prepare_data(config: RunConfig) -> Prepared:
     task = build_task(spec, splits, processor)
     _check_metrics(spec, task)
     max_length, reason = _max_length(spec, processor, files)
-    digests = _digests(spec, places, splits)
+    digests = _digests(spec, places, splits) | replay_digest
     key = {
         "data": {"digests": digests, "spec": spec.data.to_dict(), "seed": spec.training.seed},
         "task": {"name": task.name, **task.fingerprint()},
@@ -80,16 +87,49 @@ def prepare_data(config: RunConfig) -> Prepared:
     }
     encoder = _Encoder(task, processor, workers, max_length, places.cache, key)
     encoded = {name: encoder.encode(name, rows) for name, rows in splits.named().items() if rows}
+    earlier, earlier_digest = _consolidated(spec, places, encoder)
     return Prepared(
         splits,
         files,
         processor,
         task,
         encoded,
-        digests,
+        {**digests, **earlier_digest},
         max_length,
         (Decision("maxLength", str(max_length), reason), *_told(encoded)),
+        earlier,
     )
+
+
+def _drawn(
+    spec: FineTuneJobSpec, earlier: Consolidation | Replay, stream: int, places: Places
+) -> tuple[list[Example], str]:
+    """Return rows of an earlier dataset, drawn by the seed, in file order; and the sha256 of what decides them."""
+    path = locate_data(earlier.data.uri, places)
+    found = to_examples(read_rows(path, earlier.data.format, places.cache), TASKS[spec.task].read, spec.data.fields)
+    drawn = np.random.default_rng((spec.training.seed, stream)).permutation(len(found))[: earlier.rows]
+    files = [sha256_of(file) for file, kind in files_of(path, earlier.data.format) if kind != "folder"]
+    digest = hashlib.sha256(f"{earlier.rows} {' '.join(files)}".encode()).hexdigest()
+    return [found[at] for at in sorted(drawn)], digest
+
+
+def _replayed(spec: FineTuneJobSpec, splits: Splits, places: Places) -> tuple[Splits, dict[str, str]]:
+    """Return the sets with earlier rows behind the training rows: nothing is held out of them."""
+    if spec.training.replay is None:
+        return splits, {}
+    rows, digest = _drawn(spec, spec.training.replay, _REPLAY_STREAM, places)
+    return replace(splits, train=[*splits.train, *rows]), {"replay": digest}
+
+
+def _consolidated(spec: FineTuneJobSpec, places: Places, encoder: "_Encoder") -> tuple[Encoded | None, dict[str, str]]:
+    """Return the rows that consolidation looks at."""
+    if spec.training.ewc is None:
+        return None, {}
+    rows, digest = _drawn(spec, spec.training.ewc, _EWC_STREAM, places)
+    check_labels(rows, encoder.task.head.config.get("id2label"), "spec.training.ewc.data")
+    rows = look(rows, encoder.processor.decoders, encoder.workers, places.cache)
+    key = {**encoder.key, "earlier": [digest, digest_of(rows)]}
+    return replace(encoder, key=key).encode("earlier", rows), {"ewc": digest}
 
 
 def _looked(splits: Splits, processor: Processor, workers: Workers, cache: Path) -> Splits:

@@ -208,14 +208,14 @@ class _Run:
         return text_digest(canonical_json({"spec": parts, "data": dict(self._data.digests)}))
 
     def _parts(self, prepared: Prepared, judge: Judge, decided: dict[str, str]) -> Parts:
-        parameters = prove(self._spec.training.seed, self._data, prepared, self._group.device, self._reporter)
+        proven = prove(self._config, self._data, prepared, self._group.device, self._reporter)
         self._rows, told = begin_behind_frozen(self._config, judge, prepared.model, self._data.encoded, decided)
         for decision in told:
             self._reporter.decision(decision)
         return Parts(
-            self._data.task,
+            proven.objective,
             prepared.model,
-            parameters,
+            proven.parameters,
             self._rows["train"],
             self._rows.get("validation"),
             self._group,
@@ -224,7 +224,7 @@ class _Run:
             self._stop,
             judge.autocast,
             prepared.rates,
-            StepHooks((*prepared.hooks, *averaging(parameters, self._spec.training.average))),
+            StepHooks((*prepared.hooks, *averaging(proven.parameters, self._spec.training.average))),
         )
 
     def _announce(self, loop: Loop, prepared: Prepared) -> None:

@@ -19,6 +19,7 @@ from finetune_api.spec.cluster import (
 )
 from finetune_api.spec.job import FineTuneJob, FineTuneJobSpec, Metadata, Task
 from finetune_api.spec.model_data import Data, DataSource, Format, HeldOut, Model
+from finetune_api.spec.objective import Adversarial, Consolidation, Distillation, Replay
 from finetune_api.spec.pod import EnvVar, Pod, Volume, VolumeMount
 from finetune_api.spec.training import (
     Augmentation,
@@ -34,10 +35,13 @@ from finetune_api.spec.training import (
 )
 
 __all__ = [
+    "Adversarial",
     "Augmentation",
     "Checkpoint",
+    "Consolidation",
     "Data",
     "DataSource",
+    "Distillation",
     "EarlyStopping",
     "EnvVar",
     "Evaluation",
@@ -53,6 +57,7 @@ __all__ = [
     "OutputFormat",
     "Pod",
     "PodResourceClaim",
+    "Replay",
     "Resources",
     "Restarts",
     "Scheduling",

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from finetune_api.base import Contract, MetricName, Unique
 from finetune_api.period import PERIOD_PATTERN, STEP_PERIOD_PATTERN
 from finetune_api.spec.model_data import UriText
+from finetune_api.spec.objective import Adversarial, Consolidation, Distillation, Replay
 
 DEFAULT_EPOCHS = 3.0
 DEFAULT_VIRTUAL_TOKENS = 20
@@ -168,6 +169,21 @@ class Training(Contract):
     """L2-SP: keep pretrained weights near where they started; half of this times the squared distance is added to
     what is minimised, though not to the reported loss. Its authors use 0.01 to 1. Adds one copy of the trained weights.
     Methods that train weights of the model itself."""
+    ewc: Consolidation | None = None
+    """Elastic weight consolidation: keep what earlier rows need. Adds two copies of the trained weights. Methods that
+    train weights of the model itself, and the tasks of adversarial."""
+    replay: Replay | None = None
+    """Add rows of an earlier dataset to the training rows."""
+    distillation: Distillation | None = None
+    """Learn from another model's scores beside the labels. Tasks whose loss is over scores of classes, labels, tokens,
+    or over one number."""
+    r_drop: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """R-Drop (Liang et al. 2021): run every pass twice, with other dropout, and add this times the symmetric divergence
+    of both scores (for a number their squared difference) to the mean of both losses; its authors use 0.5 to 5. A step
+    takes twice the time. The same tasks as distillation; the model must have dropout."""
+    adversarial: Adversarial | None = None
+    """Attack a part of the training rows. Excludes rDrop, and packing: rows that share a sequence have no length of
+    their own."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the matrix products; `auto` measures both on the device and reports why."""
     packing: bool | None = None

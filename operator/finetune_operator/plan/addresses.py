@@ -14,6 +14,11 @@ def addresses(spec: FineTuneJobSpec) -> list[tuple[str, Uri]]:
         found.append(("spec.data.validation.uri", spec.data.validation.uri))
     if spec.data.test is not None and spec.data.test.uri is not None:
         found.append(("spec.data.test.uri", spec.data.test.uri))
+    for name, earlier in (("ewc", spec.training.ewc), ("replay", spec.training.replay)):
+        if earlier is not None:
+            found.append((f"spec.training.{name}.data.uri", earlier.data.uri))
+    if spec.training.distillation is not None:
+        found.append(("spec.training.distillation.teacher", spec.training.distillation.teacher))
     if spec.output.uri is not None:
         found.append((OUTPUT, spec.output.uri))
     return [(path, parse_uri(text)) for path, text in found]

@@ -85,6 +85,8 @@ def _choose(
         return Decision(_DECIDED, "0", f"not for {judge.task.name}, whose passes do not repeat row by row")
     if config.spec.training.embedding_noise is not None:
         return Decision(_DECIDED, "0", "training.embeddingNoise changes their input in every step")
+    if config.spec.training.adversarial is not None:
+        return Decision(_DECIDED, "0", "training.adversarial moves their input")
     need = sum(_bytes(model, each.table) for each in sets.values())
     room = judge.group.gather(min(_LARGEST_BYTES, available_memory_bytes() // _SHARE))[0]
     told = f"{need / 2**20:.0f} MiB of states at most"

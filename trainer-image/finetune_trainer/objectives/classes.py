@@ -44,6 +44,10 @@ class ClassLoss:
         wrong_BC = torch.sigmoid(logits_BC * (1.0 - 2.0 * labels_BC))
         return wrong_BC**self.gamma * losses_BC
 
+    def counts(self, labels_B: Tensor) -> Tensor:
+        """Return what each row counts, [B]; there are weights."""
+        return torch.tensor(self.weights, device=labels_B.device)[labels_B]
+
     def count(self, labels: Array) -> float:
         """Return what rows of these classes count together."""
         if self.weights is None:

@@ -25,6 +25,7 @@ from finetune_trainer.tasks.labels import (
     one_label_metrics,
     one_label_predictions,
 )
+from finetune_trainer.tasks.scoring import Kind, Scored, own_loss
 from finetune_trainer.tasks.speech import Listener, Sound, speech_table
 from finetune_trainer.tasks.speech_encoder import exact_encoder
 from finetune_trainer.tasks.speech_masking import masking_of
@@ -79,10 +80,20 @@ class AudioClassification:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy."""
-        labels = batch.tensors["labels"]
-        return F.cross_entropy(
-            self._scores(model, batch), labels, reduction="sum", label_smoothing=self.label_smoothing
-        )
+        return own_loss(self, model, batch)
+
+    @property
+    def kind(self) -> Kind:
+        """Classes that exclude each other."""
+        return "one"
+
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """Return the scores of each sound."""
+        return Scored(self._scores(model, batch), nn.Identity(), {"labels": batch.tensors["labels"]})
+
+    def losses(self, scores_KC: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return each sound's loss."""
+        return F.cross_entropy(scores_KC, targets["labels"], reduction="none", label_smoothing=self.label_smoothing)
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return `scores` [B, C], `labels` and each row's `loss`."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.chat import chat_pieces, messages_of, opening_of
@@ -30,6 +31,7 @@ from finetune_trainer.tasks.base import (
     objects,
 )
 from finetune_trainer.tasks.metrics import perplexity
+from finetune_trainer.tasks.scoring import Kind, Scored, own_loss
 from finetune_trainer.tasks.token_head import TokenHead, token_predictions, told_tokens
 
 SUPERVISED = "supervised"
@@ -121,7 +123,20 @@ class CausalLM:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy over the supervised tokens."""
-        return self.scorer.losses(model, batch, self.label_smoothing)[0].sum()
+        return own_loss(self, model, batch)
+
+    @property
+    def kind(self) -> Kind:
+        """Tokens that exclude each other."""
+        return "one"
+
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """Return what the scores of each supervised token are made from."""
+        return self.scorer.scored(model, batch)
+
+    def losses(self, scores_KC: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return each token's loss."""
+        return F.cross_entropy(scores_KC, targets["targets"], reduction="none", label_smoothing=self.label_smoothing)
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return each row's summed `loss`, its supervised `tokens` and how many of them are `right`."""
@@ -243,7 +258,8 @@ def _prompts(columns: Columns, prompt: str, completion_of: Callable[[Row], str])
 
 def build(spec: FineTuneJobSpec, splits: Splits, tokenizer: Tokenizer) -> CausalLM:  # noqa: ARG001
     """Nothing is learned from the rows."""
-    return CausalLM(spec.training.packing is not False, spec.training.label_smoothing, tokenizer, tokenizer.pad_id)
+    packing = spec.training.packing is not False and spec.training.adversarial is None
+    return CausalLM(packing, spec.training.label_smoothing, tokenizer, tokenizer.pad_id)
 
 
 def tokenise(examples: Sequence[Example], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:

@@ -26,6 +26,7 @@ from finetune_trainer.tasks.labels import (
     one_label_metrics,
     one_label_predictions,
 )
+from finetune_trainer.tasks.scoring import Kind, Scored, own_loss
 from finetune_trainer.tasks.views import image_piece
 
 load_processor = ImageSettings.load
@@ -88,12 +89,26 @@ class ImageClassification:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy; of both labels, by their shares, where two images are mixed."""
-        logits_BC, loss = model(**batch.inputs()).logits.float(), ClassLoss(self.label_smoothing)
-        own = loss.one_of(logits_BC, batch.tensors["labels"])
-        if "shares" not in batch.tensors:
-            return own.sum()
-        shares = batch.tensors["shares"]
-        return (shares * own + (1.0 - shares) * loss.one_of(logits_BC, batch.tensors["partners"])).sum()
+        return own_loss(self, model, batch)
+
+    @property
+    def kind(self) -> Kind:
+        """Classes that exclude each other."""
+        return "one"
+
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """Return the scores of each image."""
+        targets = {name: batch.tensors[name] for name in ("labels", "partners", "shares") if name in batch.tensors}
+        return Scored(model(**batch.inputs()).logits, nn.Identity(), targets)
+
+    def losses(self, scores_KC: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return each image's loss."""
+        loss = ClassLoss(self.label_smoothing)
+        own = loss.one_of(scores_KC, targets["labels"])
+        if "shares" not in targets:
+            return own
+        shares = targets["shares"]
+        return shares * own + (1.0 - shares) * loss.one_of(scores_KC, targets["partners"])
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return `scores` [B, C], `labels` and each row's `loss`."""

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune_trainer.data.schema import Example
 from finetune_trainer.data.split import Splits
 from finetune_trainer.data.table import Array
 from finetune_trainer.errors import DataError
@@ -47,6 +48,28 @@ def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
                     remedy="Add training rows with that label, or correct the spelling.",
                 )
     return tuple(labels)
+
+
+def check_labels(examples: Sequence[Example], known: Mapping[int, str] | None, path: str) -> None:
+    """Refuse rows with a label that the training rows do not have.
+
+    Args:
+        examples: Rows of the same task.
+        known: The labels of the training rows; None for a task without labels.
+        path: Where the manifest names the rows.
+
+    Raises:
+        DataError: There is one.
+    """
+    if known is None:
+        return
+    for example in examples:
+        for label in as_tuple(example.label):
+            if label not in known.values():
+                raise DataError(
+                    f"{path}: {example.place}: no training row has the label {label!r}",
+                    remedy="Add training rows with that label, or leave these out.",
+                )
 
 
 def likeliest(labels: Sequence[str], logits_C: Array) -> Answer:

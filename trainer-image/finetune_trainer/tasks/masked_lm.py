@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.sampler import Rows
@@ -33,6 +34,7 @@ from finetune_trainer.tasks.base import (
     pad,
 )
 from finetune_trainer.tasks.metrics import perplexity
+from finetune_trainer.tasks.scoring import Kind, Scored, own_loss
 from finetune_trainer.tasks.token_head import TokenHead, token_predictions, told_tokens
 
 _MASKED, _REPLACED = 0.8, 0.9
@@ -131,7 +133,20 @@ class MaskedLM:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy over the hidden tokens."""
-        return self.scorer.losses(model, batch, self.label_smoothing)[0].sum()
+        return own_loss(self, model, batch)
+
+    @property
+    def kind(self) -> Kind:
+        """Tokens that exclude each other."""
+        return "one"
+
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """Return what the scores of each supervised token are made from."""
+        return self.scorer.scored(model, batch)
+
+    def losses(self, scores_KC: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return each token's loss."""
+        return F.cross_entropy(scores_KC, targets["targets"], reduction="none", label_smoothing=self.label_smoothing)
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return each row's summed `loss`, its hidden `tokens` and how many of them are `right`."""

@@ -20,6 +20,7 @@ from finetune_trainer.objectives import ClassLoss, balanced_weights
 from finetune_trainer.tasks import metrics
 from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
 from finetune_trainer.tasks.labels import as_tuple, classifier_config, find_labels, likeliest
+from finetune_trainer.tasks.scoring import COUNTS, Kind, Scored, own_loss
 from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, read_texts, text_pieces
 
 
@@ -74,7 +75,23 @@ class TextClassification:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy, or binary cross-entropy of each label, weighted or focal as wanted."""
-        return self._losses(pooled_logits(model, batch), batch.tensors["labels"], self.loss).sum()
+        return own_loss(self, model, batch)
+
+    @property
+    def kind(self) -> Kind:
+        """Classes that exclude each other, or labels any of which may hold."""
+        return "any" if self.multi else "one"
+
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """Return the scores of each row."""
+        labels = batch.tensors["labels"]
+        counts = {} if self.multi or self.loss.weights is None else {COUNTS: self.loss.counts(labels)}
+        return Scored(pooled_logits(model, batch), nn.Identity(), {"labels": labels, **counts})
+
+    def losses(self, scores_KC: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return each row's loss."""
+        losses = self._losses(scores_KC, targets["labels"], self.loss)
+        return losses.sum(dim=1) if self.multi else losses
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return `scores` [B, C], `labels` and each row's mean `loss`."""

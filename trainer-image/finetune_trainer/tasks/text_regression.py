@@ -17,6 +17,7 @@ from finetune_trainer.data.tokenizer import Tokenizer
 from finetune_trainer.objectives import error_losses
 from finetune_trainer.tasks import metrics
 from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
+from finetune_trainer.tasks.scoring import Kind, Scored, own_loss
 from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, read_texts, text_pieces
 
 
@@ -56,7 +57,20 @@ class TextRegression:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """The kind of error that is wanted."""
-        return error_losses(self.loss, self._errors(model, batch), self.delta).sum()
+        return own_loss(self, model, batch)
+
+    @property
+    def kind(self) -> Kind:
+        """One number."""
+        return "number"
+
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """Return the number said of each row."""
+        return Scored(pooled_logits(model, batch), nn.Identity(), {"labels": batch.tensors["labels"]})
+
+    def losses(self, scores_KC: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return each row's error."""
+        return error_losses(self.loss, scores_KC[:, 0] - targets["labels"], self.delta)
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return the `predicted` numbers, the `labels` and each row's `loss`."""

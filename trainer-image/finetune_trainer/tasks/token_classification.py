@@ -32,6 +32,7 @@ from finetune_trainer.tasks.base import (
     objects,
     pad,
 )
+from finetune_trainer.tasks.scoring import Kind, Scored, own_loss
 
 _WORDS, _CLASSES = "words", "classes"
 OUTSIDE = "O"
@@ -102,9 +103,20 @@ class TokenClassification:
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy over the words."""
-        return F.cross_entropy(
-            _scores(model, batch), batch.tensors["targets"], reduction="sum", label_smoothing=self.label_smoothing
-        )
+        return own_loss(self, model, batch)
+
+    @property
+    def kind(self) -> Kind:
+        """Tags that exclude each other."""
+        return "one"
+
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """Return the scores of each word."""
+        return Scored(_scores(model, batch), nn.Identity(), {"targets": batch.tensors["targets"]})
+
+    def losses(self, scores_KC: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return each word's loss."""
+        return F.cross_entropy(scores_KC, targets["targets"], reduction="none", label_smoothing=self.label_smoothing)
 
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """Return each row's summed `loss`, its `words`, and the class of each as `tags`, -1 without a token."""

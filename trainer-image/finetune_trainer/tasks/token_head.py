@@ -8,6 +8,7 @@ Legend: B rows, T tokens, K supervised tokens, H hidden size, V vocabulary.
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from finetune_trainer.objectives import token_losses
 from finetune_trainer.tasks.base import Batch, Predictions
+from finetune_trainer.tasks.scoring import Scored
 
 _TOLERANCE = 1e-4
 Head = Callable[[Tensor], Tensor]
@@ -32,14 +34,12 @@ class TokenHead:
         """
         self._attributes = attributes
         self._extra = extra
-        self._proven: bool | None = None
+        self._proven: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
     def losses(self, model: nn.Module, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
         """Return the loss of each supervised token, [K], and whether its best score is right, [K]."""
-        if self._proven is None:
-            self._proven = self.equals_model(model, batch)
         select, targets = batch.tensors["select"], batch.tensors["targets"]
-        if not self._proven:
+        if not self._proven_for(model, batch):
             logits_KV = self._full(model, batch).flatten(0, 1)[select].float()
             losses = F.cross_entropy(logits_KV, targets, reduction="none", label_smoothing=label_smoothing)
             return losses, logits_KV.detach().argmax(dim=-1) == targets
@@ -47,11 +47,13 @@ class TokenHead:
 
     def scores(self, model: nn.Module, batch: Batch, select: Tensor) -> Tensor:
         """Return the scores at flat positions, [*, V]."""
-        if self._proven is None:
-            self._proven = self.equals_model(model, batch)
-        if self._proven:
-            return self._head(model)(self._hidden(model, batch, select))
-        return self._full(model, batch).flatten(0, 1)[select]
+        hidden, head = self._halves(model, batch, select)
+        return head(hidden)
+
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """Return what the scores of each supervised token are made from."""
+        hidden_KH, head = self._halves(model, batch, batch.tensors["select"])
+        return Scored(hidden_KH, head, {"targets": batch.tensors["targets"]})
 
     def equals_model(self, model: nn.Module, batch: Batch) -> bool:
         """Tell whether head(backbone(x)) is what the model itself computes, on one row of a batch."""
@@ -68,6 +70,17 @@ class TokenHead:
                 return bool((ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max().clamp(min=1.0))
         finally:
             model.train(was_training)
+
+    def _proven_for(self, model: nn.Module, batch: Batch) -> bool:
+        if model not in self._proven:
+            self._proven[model] = self.equals_model(model, batch)
+        return self._proven[model]
+
+    def _halves(self, model: nn.Module, batch: Batch, select: Tensor) -> tuple[Tensor, Head]:
+        """Return the hidden states at flat positions and the head, or for other models the scores and nothing more."""
+        if self._proven_for(model, batch):
+            return self._hidden(model, batch, select), self._head(model)
+        return self._full(model, batch).flatten(0, 1)[select], nn.Identity()
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         return batch.inputs() | dict(self._extra)
