@@ -79,10 +79,13 @@ bench-trainer: env ## Us against HF Trainer and TRL, side by side; exits 0 only 
 method-table: env ## Every method on real models: resumed, loaded back, merged, counted; PART=1/4 takes every fourth row
 	$(PY) -P bench/method_table.py --part $(or $(PART),1/1)
 
+bench-objectives: env ## What a step costs with each term that runs the model more than once; exits 0 only if FGM meets its bar
+	$(PY) -P bench/objectives.py
+
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py
 
 fault-proof: env ## Take each protection away and see its test fail; needs Go; ROWS=f07,f20 for some, tests/proof holds the record
 	PYTHONPATH=tests $(PY) -m proof.prove --rows "$(ROWS)"
 
-.PHONY: help env demo test node e2e check format generate dashboards board-pictures verify cluster-binaries test-matrix locks images chart bench-trainer bench-operator method-table fault-proof
+.PHONY: help env demo test node e2e check format generate dashboards board-pictures verify cluster-binaries test-matrix locks images chart bench-trainer bench-objectives bench-operator method-table fault-proof

@@ -1,5 +1,6 @@
 """What is minimised, against torch, scikit-learn and the formulas, and for any division of the work."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def rng() -> torch.Generator:
 
 
 def document(name: str, folder: Path, model: Path, /, **training: Any) -> dict[str, Any]:
-    task, fields = CASES[name]
+    task, fields = copy.deepcopy(CASES[name])
     settings = {"maxSteps": 6, "batchSize": 9, "precision": "fp32", "learningRate": 0.01, **fields, **training}
     rows = write_rows(folder, task, 50)
     if "distillation" in fields:
@@ -175,7 +176,7 @@ def test_an_earlier_row_with_a_label_of_its_own_is_refused(tmp_path: Path, tiny_
     described["spec"]["data"]["train"]["uri"] = "file://rows.jsonl"
     (tmp_path / "text-classification.jsonl").write_text('{"text": "the film", "label": "odd"}\n')
 
-    with pytest.raises(DataError, match=r"ewc.data: .*:1: no training row has the label 'odd'"):
+    with pytest.raises(DataError, match=r"ewc.data: .*jsonl.*1: no training row has the label 'odd'"):
         prepare_data(run_config(tmp_path, described))
 
 
