@@ -76,7 +76,7 @@ def total(loss: Callable[..., Tensor], *sides: Scored) -> Tensor:
 
     Args:
         loss: From the scores of each side, [K, C], and the first one's targets to the loss of each element, [K].
-        sides: What models, or passes of one model, say of the same elements.
+        *sides: What models, or passes of one model, say of the same elements.
 
     Returns:
         A scalar.
