@@ -36,12 +36,6 @@ def job_posts(world: World, name: str = "") -> list[Request]:
     return [post for post, owner in zip(posts, owners, strict=True) if name in {"", owner}]
 
 
-def known_jobs(world: World) -> float:
-    """Return how many FineTuneJobs the operator holds."""
-    lines = world.operator.metrics().splitlines()
-    return sum(float(each.rpartition(" ")[2]) for each in lines if each.startswith("finetune_operator_jobs{"))
-
-
 def lists_and_watches(requests: list[Request], resource: str) -> list[str]:
     found = [each for each in requests if each.resource == resource and each.method == "GET" and not each.name]
     return ["watch" if each.is_watch else "list" for each in found]
@@ -167,7 +161,7 @@ def test_f12_after_410_gone_the_only_job_deleted_in_the_gap_is_purged(world: Wor
     world.delete("ghost")
     before = len(world.proxy.writes)
     assert world.proxy.watch_error(410, to("finetunejobs", watch=True)) == 1
-    await_that(lambda: known_jobs(world) == 0, "an empty store", 20)
+    await_that(lambda: world.operator.known_jobs() == 0, "an empty store", 20)
 
     assert world.proxy.writes[before:] == []
 
@@ -187,7 +181,7 @@ def test_f12_after_410_gone_on_both_watches_nothing_acts_on_ghosts_and_the_rest_
     before = len(world.proxy.writes)
     assert world.proxy.watch_error(410) == len(WATCHED)
     world.await_phase("Complete", "kept")
-    await_that(lambda: known_jobs(world) == 1, "a store without the ghost", 20)
+    await_that(lambda: world.operator.known_jobs() == 1, "a store without the ghost", 20)
     world.settle()
 
     assert [each.path for each in world.proxy.writes[before:] if b"ghost" in each.path.encode() + each.body] == []

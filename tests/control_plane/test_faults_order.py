@@ -28,12 +28,6 @@ def relisting(cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
         yield found
 
 
-def known_jobs(world: World) -> float:
-    """Return how many FineTuneJobs the operator holds."""
-    lines = world.operator.metrics().splitlines()
-    return sum(float(each.rpartition(" ")[2]) for each in lines if each.startswith("finetune_operator_jobs{"))
-
-
 def restart_suspend_and_finish(world: World, name: str) -> None:
     world.apply(name)
     world.kubelet.finish(world.run(name), exit_code=77, message=failure_message(Reason.STORAGE_UNAVAILABLE))
@@ -177,7 +171,7 @@ def test_f16_late_events_of_deleted_jobs_bring_none_of_them_back(relisting: Worl
     time.sleep(0.5)
     for name in doomed:
         world.delete(name)
-    await_that(lambda: known_jobs(world) == 0, "an empty store")
+    await_that(lambda: world.operator.known_jobs() == 0, "an empty store")
     before = len(world.proxy.writes)
     time.sleep(BEHIND_S + 1)
 
@@ -185,9 +179,9 @@ def test_f16_late_events_of_deleted_jobs_bring_none_of_them_back(relisting: Worl
 
 
 def own_lists(world: World) -> list[Request]:
-    """Return the operator's own whole lists of FineTuneJobs; kopf's have another limit."""
+    """Return the operator's own whole lists of FineTuneJobs; kopf has another name."""
     found = [each for each in world.proxy.requests if to("finetunejobs", "GET", watch=False)(each)]
-    return [each for each in found if each.params.get("limit") == "500" and "fieldSelector" not in each.params]
+    return [each for each in found if each.user_agent == "finetune-operator" and "fieldSelector" not in each.params]
 
 
 def is_new_job(event: Object) -> bool:
@@ -231,7 +225,7 @@ def test_f17_a_deletion_that_was_lost_is_healed_by_the_next_list(relisting: Worl
     world.proxy.drop_watch_events(lambda event: event["type"] == "DELETED")
     world.delete("gone")
 
-    await_that(lambda: known_jobs(world) == 0, "an empty store", LOST_IS_SEEN_S)
+    await_that(lambda: world.operator.known_jobs() == 0, "an empty store", LOST_IS_SEEN_S)
 
 
 def test_f18_a_conflict_on_the_status_is_decided_anew_from_the_newer_version(world: World):
@@ -249,6 +243,8 @@ def test_f18_a_conflict_on_the_status_is_decided_anew_from_the_newer_version(wor
     world.proxy.stall_watches(to("finetunejobs", watch=True))
     world.proxy.before_write(1, edit, to("finetunejobs/status", "PATCH"), lose=False)
     world.run()
+    # The status is there before the operator has its answer.
+    world.settle()
     asked = [each for each in world.proxy.requests if each.name == "a"]
     patches = [each for each in asked if each.resource == "finetunejobs/status"]
     between = asked[asked.index(patches[0]) + 1 : asked.index(patches[1])]

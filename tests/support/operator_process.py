@@ -140,6 +140,11 @@ class OperatorProcess:
         """Return what Prometheus would scrape."""
         return httpx.get(f"{self.metrics_url}/metrics", trust_env=False, timeout=10).raise_for_status().text
 
+    def known_jobs(self) -> float:
+        """Return how many FineTuneJobs it holds."""
+        lines = self.metrics().splitlines()
+        return sum(float(each.rpartition(" ")[2]) for each in lines if each.startswith("finetune_operator_jobs{"))
+
     def rss(self) -> int:
         """Return the resident memory in bytes."""
         return rss(self.pid)
