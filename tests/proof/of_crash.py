@@ -89,6 +89,18 @@ CRASH = (
         ),
     ),
     Row(
+        fault="f05-code",
+        tests=(f"{_TESTS}::test_f05_asked_to_stop_in_a_burst_it_leaves_with_code_0_and_gives_the_lease_up",),
+        edits=(
+            Edit(
+                file=f"{OPERATOR}/__main__.py",
+                text="        asyncio.get_running_loop().add_signal_handler(number, stop.set)\n",
+                replacement="        del number\n",
+                why="a signal is a wish to stop, not an end in the middle of a write",
+            ),
+        ),
+    ),
+    Row(
         fault="f06",
         tests=(f"{_TESTS}::test_f06_two_operators_at_once_make_one_gang_per_job_and_agree",),
         edits=(

@@ -60,8 +60,8 @@ def run_tests(tree: Path, tests: Sequence[str], folder: Path, environment: Envir
     """Run tests in a tree.
 
     Returns:
-        What became of each: empty for a test that passed, else the first line that says why not; of a test with
-        parameters the first failure. A test that did not run is not there.
+        What became of each, a test with parameters once for each of them: empty for one that passed, else the first
+        line that says why not.
     """
     report = folder / "report.xml"
     path = os.pathsep.join(str(tree / name) for name in ("crds", "operator", "trainer-image", "tests"))
@@ -77,27 +77,27 @@ def run_tests(tree: Path, tests: Sequence[str], folder: Path, environment: Envir
         # pytest then ends the servers that it started.
         process.send_signal(signal.SIGINT)
         process.wait(_TIMEOUT_S)
-        return {}
+        report.unlink(missing_ok=True)
     return read_report(report, tests)
 
 
 def read_report(report: Path, tests: Sequence[str]) -> dict[str, str]:
-    """Return what a JUnit report says of each test, as `run_tests` does."""
-    if not report.exists():
-        return {}
-    cases = list(ET.parse(report).getroot().iter("testcase"))  # noqa: S314 - pytest's own
-    return {test: told for test in tests if (told := _told(test, cases)) is not None}
+    """Return what a JUnit report says of tests, as `run_tests` does."""
+    cases = list(ET.parse(report).getroot().iter("testcase")) if report.exists() else []  # noqa: S314 - pytest's own
+    found: dict[str, str] = {}
+    for test in tests:
+        file, _, name = test.partition("::")
+        module = file.removesuffix(".py").replace("/", ".")
+        own = {each.get("name", ""): each for each in cases if each.get("classname") == module}
+        chosen = {key: _told(case) for key, case in own.items() if name in {key, key.partition("[")[0]}}
+        found |= chosen or {name: _DID_NOT_RUN}
+    return found
 
 
-def _told(test: str, cases: Sequence[ET.Element]) -> str | None:
-    file, _, name = test.partition("::")
-    module = file.removesuffix(".py").replace("/", ".")
-    # A test with parameters is told by all of them, or by the one that is named.
-    of_module = [each for each in cases if each.get("classname") == module]
-    own = [each for each in of_module if name in {each.get("name"), each.get("name", "").partition("[")[0]}]
-    broken = [f"{kind}: {each.get('message')}" for kind in _BROKEN for case in own for each in case.findall(kind)]
-    failed = [each.get("message", "") for case in own for each in case.findall("failure")]
-    return next((each.partition("\n")[0][:_LONGEST_LINE] for each in (*broken, *failed)), "") if own else None
+def _told(case: ET.Element) -> str:
+    broken = [f"{kind}: {each.get('message')}" for kind in _BROKEN for each in case.findall(kind)]
+    failed = [each.get("message", "") for each in case.findall("failure")]
+    return next((each.partition("\n")[0][:_LONGEST_LINE] for each in (*broken, *failed)), "")
 
 
 def prove(row: Row, environment: Environment) -> Result:
@@ -113,9 +113,8 @@ def prove(row: Row, environment: Environment) -> Result:
         if row.own_cluster:
             environment = {name: value for name, value in environment.items() if name != EXISTING}
         started = time.monotonic()
-        ends = run_tests(tree, row.tests, Path(folder), environment)
+        failed = run_tests(tree, row.tests, Path(folder), environment)
         seconds = round(time.monotonic() - started, 1)
-    failed = {test.partition("::")[2]: ends.get(test, _DID_NOT_RUN) for test in row.tests}
     return {"fault": row.fault, "verdict": verdict(failed), "seconds": seconds, "failed": failed}
 
 
@@ -154,13 +153,13 @@ def main() -> int:
 def _results(rows: Sequence[Row], folder: Path, environment: Environment) -> list[Result]:
     tests = sorted({test for row in rows for test in row.tests})
     with_it = run_tests(ROOT, tests, folder, environment, "-n", str(_AT_ONCE), "--dist", "loadfile")
-    bad = {test: with_it.get(test, _DID_NOT_RUN) for test in tests if with_it.get(test) != ""}
-    for test, why in bad.items():
-        print(f"fails with every protection in place: {test}: {why}")  # noqa: T201
+    bad = {case for case, why in with_it.items() if why}
+    for case in bad:
+        print(f"fails with every protection in place: {case}: {with_it[case]}")  # noqa: T201
     results: list[Result] = []
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for result in pool.map(lambda row: prove(row, environment), rows):
-            if any(test.partition("::")[2] in result["failed"] for test in bad):
+            if bad & result["failed"].keys():
                 result["verdict"] = "RED WITH IT TOO"
             results.append(result)
             print(f"{result['fault']:<14} {result['verdict']:<15} {result['seconds']:7.1f} s", flush=True)  # noqa: T201
