@@ -32,9 +32,10 @@ class Adversarial(Contract):
     back to the radius after each (Madry et al. 2018). `freelb`: as pgd, and every step teaches, by the mean of their
     losses (Zhu et al. 2020). `smart`: the row itself is learned, and beside it that its scores change little where they
     change most, symmetric divergence; labels are not attacked (Jiang et al. 2020, after VAT)."""
-    radius: Annotated[float, Field(gt=0, le=1000000)] = 1.0
+    radius: Annotated[float, Field(gt=0, le=1000000)] = 0.1
     """How far a row is moved: the Euclidean norm over all of its numbers together. The embedding of a token is about
-    1 long in most language models; pixels and samples are normalised, so an image needs more than a sentence."""
+    1 long in most language models, and a row moved as far as that may teach nothing; pixels and samples are
+    normalised, so an image needs more than a sentence."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Part of the rows that are attacked in an epoch, others in each; the rest is learned as it is (Kurakin et al.
     2017). With the half of them an fgm step takes about a third more time than a plain one when all weights are
