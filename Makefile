@@ -82,10 +82,13 @@ method-table: env ## Every method on real models: resumed, loaded back, merged, 
 bench-objectives: env ## What a step costs with each term that runs the model more than once; exits 0 only if FGM meets its bar
 	$(PY) -P bench/objectives.py
 
+bench-sweep: env ## 16 trials of a sweep against 16 separate runs at the same points; exits 0 only at 60 % of their cost
+	$(PY) -P bench/sweep.py
+
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py
 
 fault-proof: env ## Take each protection away and see its test fail; needs Go; ROWS=f07,f20 for some, tests/proof holds the record
 	PYTHONPATH=tests $(PY) -m proof.prove --rows "$(ROWS)"
 
-.PHONY: help env demo test node e2e check format generate dashboards board-pictures verify cluster-binaries test-matrix locks images chart bench-trainer bench-objectives bench-operator method-table fault-proof
+.PHONY: help env demo test node e2e check format generate dashboards board-pictures verify cluster-binaries test-matrix locks images chart bench-trainer bench-objectives bench-operator bench-sweep method-table fault-proof

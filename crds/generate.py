@@ -14,13 +14,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from finetune_api import names, status
+from finetune_api import names, status, sweep
 from finetune_api.rules import RULES, TRANSITIONS
 from finetune_api.spec import FineTuneJobSpec
 
 HERE = Path(__file__).parent
 CRD_FILE = HERE / f"{names.PLURAL}.{names.GROUP}.yaml"
 REFERENCE_FILE = HERE.parent / "docs" / "reference" / "finetunejob.md"
+SWEEP_REFERENCE_FILE = REFERENCE_FILE.with_name("finetunesweep.md")
 MAX_CRD_BYTES = 200_000
 _KEPT = ("minLength", "maxLength", "pattern", "minimum", "maximum", "minItems", "maxItems", "enum", "default")
 _COLUMNS = (
@@ -100,6 +101,8 @@ class Structural:
         if "anyOf" in schema:
             (inner,) = [part for part in schema["anyOf"] if part.get("type") != "null"]
             return self._value(inner)
+        if "type" not in schema:
+            return {"x-kubernetes-preserve-unknown-fields": True}
         out: dict[str, Any] = {"type": schema["type"]}
         out |= {key: schema[key] for key in _KEPT if schema.get(key) is not None}
         for bound in ("Minimum", "Maximum"):
@@ -126,7 +129,7 @@ def _models(root: type[BaseModel]) -> dict[str, type[BaseModel]]:
     found: dict[str, type[BaseModel]] = {}
     for module in ("affinity", "job", "cluster", "model_data", "pod", "training"):
         found |= _classes(importlib.import_module(f"finetune_api.spec.{module}"))
-    return found | _classes(status) | {root.__name__: root}
+    return found | _classes(status) | _classes(sweep) | {root.__name__: root}
 
 
 def _classes(module: object) -> dict[str, type[BaseModel]]:
@@ -226,6 +229,16 @@ def reference(schema: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sweep_reference() -> str:
+    """Return the reference page of sweeps, which no cluster knows yet."""
+    head = "| field | type | default | meaning |\n|---|---|---|---|"
+    told = Structural(sweep.FineTuneSweepStatus, defaults=False).root()
+    lines = ["# FineTuneSweep reference", "", "Generated from the contract's models by `make generate`; do not edit."]
+    lines += ["", head, *_rows(Structural(sweep.FineTuneSweepSpec).root(), "spec")]
+    lines += ["", "## Status", "", "What `finetune sweep --output json` prints.", "", head, *_rows(told, "status")]
+    return "\n".join(lines) + "\n"
+
+
 def _rule_path(scope: str, at: str) -> str:
     return ".".join(part for part in ("spec", scope, at) if part)
 
@@ -244,7 +257,7 @@ def _rows(schema: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     document = crd()
     text = "# Generated from crds/finetune_api by `make generate`; do not edit.\n" + yaml.safe_dump(
         document, sort_keys=False, width=120, allow_unicode=False
@@ -256,6 +269,7 @@ def main() -> None:
     REFERENCE_FILE.parent.mkdir(parents=True, exist_ok=True)
     schema = document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     REFERENCE_FILE.write_text(reference(schema), encoding="utf-8")
+    SWEEP_REFERENCE_FILE.write_text(sweep_reference(), encoding="utf-8")
     print(f"{CRD_FILE.name}: {len(text)} bytes")
 
 

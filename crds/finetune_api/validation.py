@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from finetune_api.names import API_VERSION, KIND
+from finetune_api.names import API_VERSION
 from finetune_api.rules import violations
 from finetune_api.spec import FineTuneJob, FineTuneJobSpec
 from finetune_api.spec.training import DEFAULT_EPOCHS
@@ -22,6 +22,7 @@ from finetune_api.spec.training import DEFAULT_EPOCHS
 _MAX_FOUND = 120
 _UNKNOWN = "extra_forbidden"
 _MISSING = "missing"
+Root = TypeVar("Root", bound=BaseModel)
 _REMEDIES: Mapping[str, str] = {
     _MISSING: "Add it.",
     "literal_error": "Write one of these.",
@@ -68,13 +69,7 @@ def validate_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
     Raises:
         InvalidSpec: Something is wrong; every problem is named.
     """
-    status_free = {key: value for key, value in manifest.items() if key != "status"}
-    problems: list[Problem] = []
-    job: FineTuneJob | None = None
-    try:
-        job = FineTuneJob.model_validate(status_free)
-    except ValidationError as error:
-        problems += [_problem(details) for details in error.errors(include_url=False)]
+    job, problems = parsed(FineTuneJob, manifest)
     spec: Any = job.spec.to_dict() if job else manifest.get("spec")
     if isinstance(spec, Mapping):
         if job is None:
@@ -83,11 +78,20 @@ def validate_manifest(manifest: Mapping[str, Any]) -> FineTuneJob:
         broken = {problem.path for problem in problems}
         for path, rule, found in violations(spec):
             full = f"spec.{path}"
-            if not any(_touches(full, other) for other in broken):
+            if not any(touches(full, other) for other in broken):
                 problems.append(Problem(full, rule.message, "" if found is None else show(found), rule.remedy))
     if problems or job is None:
         raise InvalidSpec(tuple(problems))
     return job
+
+
+def parsed(root: type[Root], manifest: Mapping[str, Any]) -> tuple[Root | None, list[Problem]]:
+    """Return an object of the contract, None when a field is wrong, and what is wrong with its fields."""
+    status_free = {key: value for key, value in manifest.items() if key != "status"}
+    try:
+        return root.model_validate(status_free), []
+    except ValidationError as error:
+        return None, [_problem(details, root) for details in error.errors(include_url=False)]
 
 
 def with_defaults(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,20 +129,21 @@ def show(value: Any) -> str:
     return text if len(text) <= _MAX_FOUND else f"{text[: _MAX_FOUND - 3]}..."
 
 
-def _touches(path: str, other: str) -> bool:
+def touches(path: str, other: str) -> bool:
+    """Tell whether one path is the other, or lies within it."""
     return path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") or other == "spec"
 
 
-def _problem(details: ErrorDetails) -> Problem:
+def _problem(details: ErrorDetails, root: type[BaseModel]) -> Problem:
     kind = details["type"]
     path = _path(details["loc"])
     found = "" if kind == _MISSING else show(details["input"])
     if kind == _UNKNOWN:
-        return Problem(path, "this field does not exist", found, _suggest(details["loc"]), unknown=True)
+        return Problem(path, "this field does not exist", found, _suggest(details["loc"], root), unknown=True)
     if path == "apiVersion":
         return Problem(path, f"must be {API_VERSION}", found, f"Write apiVersion: {API_VERSION}.")
     if path == "kind":
-        return Problem(path, f"must be {KIND}", found, f"Write kind: {KIND}.")
+        return Problem(path, f"must be {root.__name__}", found, f"Write kind: {root.__name__}.")
     message = details["msg"].removeprefix("Value error, ")
     rule = "required" if kind == _MISSING else message[0].lower() + message[1:]
     remedy = _REMEDIES.get(kind, "Change it so that the rule holds.")
@@ -159,8 +164,8 @@ def _printable(part: str) -> str:
     return part if part.isascii() and part.isprintable() else ascii(part)
 
 
-def _suggest(location: tuple[int | str, ...]) -> str:
-    model: Any = FineTuneJob
+def _suggest(location: tuple[int | str, ...], root: type[BaseModel]) -> str:
+    model: Any = root
     for part in location[:-1]:
         if isinstance(part, int):
             continue

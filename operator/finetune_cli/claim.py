@@ -36,7 +36,7 @@ def claimed(work: Path, on_wait: Callable[[], None]) -> Generator[int]:
     with (work / _COMMAND_FILE).open("wb") as command, (work / _TRAINER_FILE).open("wb") as trainer:
         if not _locked(command.fileno()):
             raise WorkFolderBusy(
-                f"{work}: another `finetune run` uses this work folder. Wait for its end, or choose another --workdir."
+                f"{work}: another command uses this work folder. Wait for its end, or choose another --workdir."
             )
         if not _locked(trainer.fileno()):
             on_wait()

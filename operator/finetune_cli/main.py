@@ -16,13 +16,15 @@ from typing import Annotated
 import typer
 
 from finetune_api.exit_codes import Reason, reason_of
+from finetune_api.names import SWEEP_KIND
 from finetune_api.progress import ProgressEvent
 from finetune_api.result import Failure, Result
 from finetune_api.spec import FineTuneJob
-from finetune_api.validation import InvalidSpec
+from finetune_api.sweep_space import validate_sweep
+from finetune_api.validation import InvalidSpec, validate_manifest
 from finetune_cli import cluster_commands
 from finetune_cli.display import OutputForm, make_display, outcome_lines
-from finetune_cli.manifest import load_job
+from finetune_cli.manifest import load, load_job
 from finetune_cli.resolve import Run, resolve
 
 EXIT_FAILED, EXIT_INVALID, EXIT_INTERRUPTED = 1, 2, 130
@@ -42,9 +44,13 @@ Output = Annotated[OutputForm, typer.Option("--output", "-o", help="text, json (
 
 @app.command()
 def validate(file: File, sets: Sets = None) -> None:
-    """Check a manifest against the contract; what only a cluster can do is told and is no error."""
+    """Check a job or a sweep against the contract; what only a cluster can do is told and is no error."""
     with _refusing(file):
-        job = load_job(file, sets or [])
+        manifest = load(file, sets or [])
+        if manifest.get("kind") == SWEEP_KIND:
+            typer.echo(f"{validate_sweep(manifest).metadata.name}: valid")
+            return
+        job = validate_manifest(manifest)
     typer.echo(f"{job.metadata.name}: valid")
     try:
         resolve(job, file, None)
@@ -99,6 +105,21 @@ def run(file: File, workdir: Workdir = None, sets: Sets = None, output: Output =
             result = _without_result(code, follower.log_tail())
     display.end(result, builder.status(result, datetime.now(UTC)))
     raise typer.Exit({"Complete": 0, "Failed": EXIT_FAILED, "Interrupted": EXIT_INTERRUPTED}[result.outcome])
+
+
+@app.command()
+def sweep(file: File, workdir: Workdir = None, sets: Sets = None, output: Output = "text") -> None:
+    """Search for the best trial of a FineTuneSweep. Ctrl-C saves, and the same command continues."""
+    from finetune_cli.claim import WorkFolderBusy  # noqa: PLC0415
+    from finetune_cli.sweep import command  # noqa: PLC0415
+
+    try:
+        with _refusing(file):
+            phase = command.sweep(file, workdir, sets or [], output)
+    except WorkFolderBusy as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_FAILED) from None
+    raise typer.Exit({"Complete": 0, "Failed": EXIT_FAILED, "Interrupted": EXIT_INTERRUPTED}[phase])
 
 
 @app.command()

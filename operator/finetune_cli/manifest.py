@@ -12,11 +12,15 @@ from typing import Any, cast
 
 import yaml
 
+from finetune_api.names import KIND, SWEEP_KIND
 from finetune_api.spec import FineTuneJob
+from finetune_api.sweep import FineTuneSweep
+from finetune_api.sweep_space import validate_sweep
 from finetune_api.validation import InvalidSpec, Problem, validate_manifest
 
 _FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
 _FLOAT_TAG, _TIME_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+_COMMANDS = {KIND: "finetune run or submit", SWEEP_KIND: "finetune sweep"}
 _SET = re.compile(r"^([A-Za-z][A-Za-z0-9]*(?:\.[A-Za-z][A-Za-z0-9]*)*)=(.*)$", re.DOTALL)
 
 
@@ -42,7 +46,7 @@ _Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
 
 
 def load_job(file: Path, overrides: Sequence[str]) -> FineTuneJob:
-    """Read and check a manifest.
+    """Read and check the manifest of a job.
 
     Args:
         file: YAML or JSON, one FineTuneJob.
@@ -53,6 +57,35 @@ def load_job(file: Path, overrides: Sequence[str]) -> FineTuneJob:
 
     Raises:
         InvalidSpec: The file cannot be read or breaks the contract; every problem is named.
+    """  # noqa: DOC502
+    return validate_manifest(_of_kind(KIND, load(file, overrides)))
+
+
+def load_sweep(file: Path, overrides: Sequence[str]) -> FineTuneSweep:
+    """Read and check the manifest of a sweep, as `load_job` does a job's."""
+    return validate_sweep(_of_kind(SWEEP_KIND, load(file, overrides)))
+
+
+def _of_kind(wanted: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest; one of the other kind has another command."""
+    kind = manifest.get("kind")
+    if kind != wanted and kind in _COMMANDS:
+        raise InvalidSpec((Problem("kind", f"this command reads a {wanted}", str(kind), f"Use {_COMMANDS[kind]}."),))
+    return manifest
+
+
+def load(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Read a manifest of either kind, unchecked.
+
+    Args:
+        file: YAML or JSON, one object.
+        overrides: `path=value` below spec, values in YAML.
+
+    Returns:
+        The object in wire form.
+
+    Raises:
+        InvalidSpec: The file cannot be read.
     """  # noqa: DOC503
     try:
         documents: list[Any] = [
@@ -63,11 +96,11 @@ def load_job(file: Path, overrides: Sequence[str]) -> FineTuneJob:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise _invalid(str(file), f"not readable as YAML ({_one_line(error)})", "Correct the file.") from error
     if len(documents) != 1 or not isinstance(documents[0], Mapping):
-        raise _invalid(str(file), f"must hold one FineTuneJob, found {len(documents)} documents", "Keep one.")
+        raise _invalid(str(file), f"must hold one object, found {len(documents)} documents", "Keep one.")
     manifest = cast("dict[str, Any]", documents[0])
     for override in overrides:
         _set(manifest, override)
-    return validate_manifest(manifest)
+    return manifest
 
 
 def _set(manifest: dict[str, Any], override: str) -> None:

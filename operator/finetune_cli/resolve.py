@@ -11,7 +11,7 @@ from finetune_api.spec import FineTuneJob
 from finetune_api.uri import parse_uri
 from finetune_api.validation import InvalidSpec, Problem
 
-_LOCAL_FOLDER = ".finetune"
+LOCAL_FOLDER = ".finetune"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def resolve(job: FineTuneJob, manifest: Path, workdir: Path | None) -> Run:
                 "Run it on a cluster, or use --set workers.nodes=1.",
             )
         )
-    work = workdir.resolve() if workdir else folder / _LOCAL_FOLDER / job.metadata.name
+    work = workdir.resolve() if workdir else folder / LOCAL_FOLDER / job.metadata.name
     output = work / ARTIFACT_DIR
     if job.spec.output.uri is not None:
         uri = parse_uri(job.spec.output.uri)

@@ -4,11 +4,17 @@ import math
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_api.progress import ProgressEvent
+from finetune_trainer import run
+from finetune_trainer.errors import Preempted
 from finetune_trainer.reporting import Reporter
+from finetune_trainer.run import Progress, Rank
 from finetune_trainer.series import Device, Metrics
+from support.stopping import StopAfter
+from support.tiny import manifest, run_config, train, write_rows
 
 STEP = {
     "step": 7,
@@ -112,3 +118,17 @@ def test_a_rank_that_does_not_report_leaves_no_events(tmp_path: Path):
     reporter.close()
 
     assert [path.name for path in tmp_path.iterdir()] == ["heartbeat-1"] or not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_that_a_request_to_stop_took_is_made_up_for_by_the_resumed_run(tmp_path: Path, tiny_bert: Path):
+    rows = write_rows(tmp_path, "text-classification")
+    sections = {"data": {"validation": {"fraction": 0.25}}, "evaluation": {"every": "2steps"}}
+    config = run_config(tmp_path, manifest("text-classification", tiny_bert, rows, **sections))
+    progress = Progress()
+    with pytest.raises(Preempted):
+        run.train(config, Rank(), StopAfter(progress, 2), progress)
+    train(config)
+
+    events = [ProgressEvent.from_json(each) for each in (tmp_path / "work/events.jsonl").read_bytes().splitlines()]
+    judged_at_the_end = 4
+    assert [each.data["step"] for each in events if each.kind == "evaluation"] == [2, 4, judged_at_the_end]

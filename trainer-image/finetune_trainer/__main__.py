@@ -1,11 +1,11 @@
-"""`python -m finetune_trainer VERB --config FILE --sha256 HEX`: launch, run, fetch, plan or data.
+"""`python -m finetune_trainer VERB --config FILE --sha256 HEX`: launch, run, fetch, plan or data; `predict`, `warm`.
 
 `launch` starts the processes, `run` is one of them; `fetch` brings what they read from the hub before they start;
-`plan` and `data` print one JSON document. Exit codes are those of `finetune_api.exit_codes`.
+`plan` and `data` print one JSON document. `warm` launches runs that it reads from standard input. Exit codes are those
+of `finetune_api.exit_codes`.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import signal
@@ -20,13 +20,12 @@ from finetune_api.exit_codes import COMPLETE, Reason, exit_code
 from finetune_api.names import RENDEZVOUS_PORT
 from finetune_api.result import Failure, Result
 from finetune_api.run_config import DigestMismatch, RunConfig
-from finetune_trainer.errors import ConfigError, Preempted, TrainerError
+from finetune_trainer.errors import Preempted, TrainerError
 from finetune_trainer.fence import Writer
-from finetune_trainer.launch import Launcher, LaunchSettings, read_config
+from finetune_trainer.launch import ALLOCATOR, Child, Launcher, LaunchSettings, read_config
+from finetune_trainer.lineage import die_with_parent
 from finetune_trainer.node import ENV_RANK_FOLDER, heartbeat_file, write_rank_result
 from finetune_trainer.stopping import StopFlag
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -38,6 +37,8 @@ def main() -> int:
     parser.add_argument("--parent", type=int, help="launch: save and stop when this process is gone")
     if sys.argv[1:2] == ["predict"]:
         return _predict(sys.argv[2:])
+    if sys.argv[1:2] == ["warm"]:
+        return _warm()
     arguments = parser.parse_args()
     try:
         config = read_config(arguments.config, arguments.sha256)
@@ -45,14 +46,38 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return exit_code(Reason.CONFIG_ERROR)
     if arguments.verb == "launch":
-        settings = replace(_settings(), parent=arguments.parent)
-        if settings.node >= config.nodes:
-            sys.stderr.write(f"JOB_COMPLETION_INDEX: must be below {config.nodes}, found {settings.node}\n")
-            return exit_code(Reason.CONFIG_ERROR)
-        return Launcher(arguments.config, arguments.sha256, config, settings).run()
+        return _launch(arguments.config, arguments.sha256, config, arguments.parent)
     if arguments.verb == "run":
         return _run(config)
     return _tell(_document(config, arguments.verb))
+
+
+def _launch(
+    file: Path,
+    sha256: str,
+    config: RunConfig,
+    parent: int | None,
+    fork: Callable[[Mapping[str, str]], Child] | None = None,
+) -> int:
+    settings = replace(_settings(), parent=parent)
+    if settings.node >= config.nodes:
+        sys.stderr.write(f"JOB_COMPLETION_INDEX: must be below {config.nodes}, found {settings.node}\n")
+        return exit_code(Reason.CONFIG_ERROR)
+    return Launcher(file, sha256, config, settings, fork).run()
+
+
+def _warm() -> int:
+    """Fork launchers from a process that has torch loaded; needs the allocator's settings from its start."""
+    environment = os.environ  # noqa: TID251 - this is the rim
+    if not ALLOCATOR.keys() <= environment.keys():
+        os.execve(  # noqa: S606 - our own module
+            sys.executable, [sys.executable, "-m", "finetune_trainer", "warm"], {**ALLOCATOR, **environment}
+        )
+    _set_libraries_up()
+    die_with_parent(signal.SIGTERM)
+    from finetune_trainer import warm  # noqa: PLC0415 - torch
+
+    return warm.serve(_launch, _run)
 
 
 def _settings() -> LaunchSettings:
@@ -71,12 +96,11 @@ def _settings() -> LaunchSettings:
 
 def _run(config: RunConfig) -> int:
     """Run one rank; its result is written whatever happens."""
-    _die_with_parent()
+    die_with_parent(signal.SIGKILL)
     stop = StopFlag()
     stop.listen()
     environment = os.environ  # noqa: TID251 - this is the rim
-    environment["TOKENIZERS_PARALLELISM"] = "true"
-    environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    _set_libraries_up()
     rank = int(environment.get("RANK", "0"))
     folder = Path(environment.get(ENV_RANK_FOLDER, config.paths.work))
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,12 +196,11 @@ def _tell(make: Callable[[], Mapping[str, Any]]) -> int:
     return COMPLETE
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when the launcher dies, so that no rank is left behind."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise ConfigError("the launcher is gone", remedy="Start the run again.")
+def _set_libraries_up() -> None:
+    """Say what libraries read from the environment when they are imported."""
+    environment = os.environ  # noqa: TID251 - this is the rim
+    environment["TOKENIZERS_PARALLELISM"] = "true"
+    environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from finetune_api.metric_names import LOWER_IS_BETTER
 from finetune_api.spec import Gate
 from finetune_trainer.errors import GateFailed
-from finetune_trainer.tasks.metrics import LOWER_IS_BETTER
 
 
 def check_gate(gate: Gate, split: str, metrics: Mapping[str, float], base: float | None) -> None:

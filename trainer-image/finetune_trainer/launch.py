@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Protocol
 
 from finetune_api.exit_codes import COMPLETE, Reason, exit_code
 from finetune_api.names import EVENTS_FILE, MOUNT_PROGRESS, RENDEZVOUS_PORT, RESULT_FILE
@@ -31,7 +31,7 @@ _RENDEZVOUS_AGAIN_S: Final = 2.0
 # Activations of a step are freed and wanted again by the next one. By default glibc returns blocks above 32 MiB to the
 # kernel each time, and faulting their pages in costs 10 to 15 % of a step on a CPU; see
 # docs/decisions/0004-cpu-speed.md.
-_ALLOCATOR: Final = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+ALLOCATOR: Final = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 _OOM_COUNTERS: Final = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
@@ -55,11 +55,50 @@ class LaunchSettings:
     """The process without which nobody waits for the result; a pod's has none."""
 
 
+class Child(Protocol):
+    """A process that was started, leading a session of its own; as subprocess.Popen has it."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int:
+        """Exit code once it ended, negative for a signal."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        ...
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+        ...
+
+    def send_signal(self, sig: int, /) -> None:
+        """Signal it."""
+        ...
+
+
 class Launcher:
     """Runs the processes of one attempt on this machine."""
 
-    def __init__(self, config_file: Path, sha256: str, config: RunConfig, settings: LaunchSettings) -> None:
-        """Remember what to start."""
+    def __init__(
+        self,
+        config_file: Path,
+        sha256: str,
+        config: RunConfig,
+        settings: LaunchSettings,
+        fork: Callable[[Mapping[str, str]], Child] | None = None,
+    ) -> None:
+        """Remember what to start.
+
+        Args:
+            config_file: The run configuration's file, for the processes.
+            sha256: Its digest.
+            config: The same, read.
+            settings: What the environment decides.
+            fork: Starts a single process from its environment where torch is loaded already; None starts Python anew.
+        """
+        self._fork = fork
         self._trainer = ["run", "--config", str(config_file), "--sha256", sha256]
         self._config = config
         self._settings = settings
@@ -97,8 +136,7 @@ class Launcher:
         deadline = time.monotonic() + self._config.spec.pending_deadline_seconds
         wait_s = _RENDEZVOUS_AGAIN_S
         while True:
-            command = node.command(self._trainer, deadline - time.monotonic(), self._settings.grace_s)
-            child = subprocess.Popen(command, start_new_session=True, env=self._environment(node))
+            child = self._start(node, deadline - time.monotonic())
             stalled = self._wait(child, node)
             # A peer that is being ended, or not there yet, costs another try and not the attempt.
             met = node.beats() or self._config.nodes == 1
@@ -117,6 +155,12 @@ class Launcher:
         )
         return judge(ending, self._work)
 
+    def _start(self, node: Node, wait_s: float) -> Child:
+        if self._fork is not None and self._config.processes == 1:
+            return self._fork(self._environment(node))
+        command = node.command(self._trainer, wait_s, self._settings.grace_s)
+        return subprocess.Popen(command, start_new_session=True, env=self._environment(node))
+
     def _pause(self, wait_s: float) -> bool:
         """Wait; return whether a stop was asked for before or meanwhile."""
         end = time.monotonic() + wait_s
@@ -125,7 +169,7 @@ class Launcher:
         return self._stop_at is not None
 
     def _environment(self, node: Node) -> Mapping[str, str]:
-        settings = dict(_ALLOCATOR)
+        settings = dict(ALLOCATOR)
         if self._config.processes > 1:
             # The trainer sets its threads itself; torchrun warns unless a number is given.
             settings["OMP_NUM_THREADS"] = "1"
@@ -140,7 +184,7 @@ class Launcher:
             self._stop_at = self._stop_at or time.monotonic()
         return self._stop_at is not None
 
-    def _wait(self, child: subprocess.Popen[bytes], node: Node) -> bool:
+    def _wait(self, child: Child, node: Node) -> bool:
         """Wait for the end, forward a request to stop, end what hangs; return whether it stalled."""
         forwarded = False
         last_sign = time.time()
@@ -187,7 +231,7 @@ def _code(result: Result) -> int:
     return result.failure.exit_code if result.failure else exit_code(Reason.UNKNOWN)
 
 
-def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal(child: Child, number: signal.Signals) -> None:
     """Signal a child; SIGKILL goes to its whole session, since torchrun would leave its ranks behind."""
     try:
         if number == signal.SIGKILL:

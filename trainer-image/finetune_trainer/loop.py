@@ -92,7 +92,7 @@ class Loop:
         self.saved_step: int | None = None
         self._best: dict[str, Tensor] = {}
         self._best_value = math.nan
-        self._without_gain = 0
+        self._without_gain, self._owes_evaluation = 0, False
         self._save_timer = Timer(schedule.save_every, self.sampler.steps_per_epoch)
         self._evaluate_timer = Timer(schedule.evaluate_every or Period(epochs=1.0), self.sampler.steps_per_epoch)
         self._rate_meter = RateMeter()
@@ -110,11 +110,10 @@ class Loop:
             StorageUnavailable: A checkpoint cannot be written.
         """  # noqa: DOC502
         self._parts.model.train()
-        while self.step < self._schedule.max_steps and not self._patience_is_over():
-            flags = self._train_step()
-            if flags[_EVALUATE] and not flags[_STOP]:
-                flags[_STOP] = not self._evaluate()
-            if flags[_STOP]:
+        while self._owes_evaluation or (self.step < self._schedule.max_steps and not self._patience_is_over()):
+            flags = [False, False, False, True] if self._owes_evaluation else self._train_step()
+            self._owes_evaluation = flags[_EVALUATE] and (flags[_STOP] or not self._evaluate())
+            if flags[_STOP] or self._owes_evaluation:
                 self.stop_now(meta)
             if flags[_SAVE]:
                 self.save(meta)
@@ -156,6 +155,7 @@ class Loop:
         self._best = part(tensors, "best/")
         self._best_value = float(state.meta["bestValue"]) if self._best else math.nan
         self._without_gain = int(state.meta["withoutGain"])
+        self._owes_evaluation = bool(state.meta.get("owesEvaluation"))
         self.step = self.saved_step = state.step
 
     def _state(self, meta: Mapping[str, Any]) -> checkpoint.TrainState:
@@ -164,6 +164,7 @@ class Loop:
         tensors |= {f"best/{name}": each for name, each in self._best.items()}
         tensors |= self._parts.hooks.state()
         kept = {"bestValue": self._best_value if self._best else None, "withoutGain": self._without_gain}
+        kept["owesEvaluation"] = self._owes_evaluation
         return checkpoint.TrainState(self.step, tensors, {**meta, **kept})
 
     def _train_step(self) -> list[bool]:

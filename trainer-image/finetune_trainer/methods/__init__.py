@@ -41,7 +41,7 @@ def prepare(method: Method, loaded: Loaded) -> Prepared:
     Returns:
         The same model, with other parameters frozen.
     """
-    prepared = _module(method).prepare(method, loaded)
+    prepared = module_of(method).prepare(method, loaded)
     use_cheap_dropout(prepared.model)
     use_row_gradients(prepared.model)
     freeze_statistics(prepared.model)
@@ -60,7 +60,7 @@ def load_update(method: Method, loaded: Loaded, folder: Path) -> nn.Module:
     Returns:
         The model in evaluation mode.
     """
-    return _module(method).load(method, loaded, folder)
+    return module_of(method).load(method, loaded, folder)
 
 
 def attach(model: PreTrainedModel, folder: Path) -> nn.Module:
@@ -76,7 +76,8 @@ def attach(model: PreTrainedModel, folder: Path) -> nn.Module:
     return load_update(saved_method(folder), Loaded(model, ()), folder)
 
 
-def _module(method: Method) -> MethodModule:
+def module_of(method: Method) -> MethodModule:
+    """Return the module of a method's type, imported when it is first asked for: peft takes a second."""
     return cast("MethodModule", import_module(f"{__name__}.{METHODS[method.type]}"))
 
 

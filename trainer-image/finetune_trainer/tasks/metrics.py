@@ -5,11 +5,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from finetune_api.metric_names import LOWER_IS_BETTER
 from finetune_trainer.data.table import Array
 
 _MAX_EXPONENT = 700.0
 _TOP = 10
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mae", "rmse", "wer", "cer"})
 
 
 def is_better(metric: str, new: float, old: float) -> bool:
