@@ -90,7 +90,8 @@ def job(steps: int, every: str | None) -> dict[str, Any]:
             "test": {"uri": f"file://{DATA / 'test.csv'}"},
         },
         "method": {"type": "lora"},
-        "training": {"maxSteps": steps, "batchSize": 32},
+        # Measured anew by every separate run and by every trial, it would decide the comparison on a busy machine.
+        "training": {"maxSteps": steps, "batchSize": 32, "precision": "fp32"},
         # Without early stopping nothing needs to be looked at on the way.
         "evaluation": {"every": every or f"{steps}steps"},
     }
