@@ -7,6 +7,7 @@ import pytest
 
 from support.tiny import save_tiny_model
 from support.tiny_mixed import save_mixed_model
+from support.tiny_vision import save_detector, save_segmenter
 
 MEDIA_MODELS = ("vit", "wav2vec2", "hubert", "wavlm", "whisper", "ast")
 MIXED_MODELS = ("clip", "siglip", "dual")
@@ -36,7 +37,9 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_media(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """Models of images and sounds, and of these and texts, by their kind."""
     mixed = {kind: save_mixed_model(tmp_path_factory.mktemp(kind), kind) for kind in MIXED_MODELS}
-    return {kind: save_tiny_model(tmp_path_factory.mktemp(kind), kind) for kind in MEDIA_MODELS} | mixed
+    seen = {"yolos": save_detector(tmp_path_factory.mktemp("yolos"), "yolos")}
+    seen["segformer"] = save_segmenter(tmp_path_factory.mktemp("segformer"))
+    return {kind: save_tiny_model(tmp_path_factory.mktemp(kind), kind) for kind in MEDIA_MODELS} | mixed | seen
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +54,7 @@ def tiny(
     """The tiny model that suits each task."""
     special = {"causal-lm": tiny_llama, "preference": tiny_llama, "translation": tiny_bart, "summarization": tiny_t5}
     special |= {"image-classification": tiny_media["vit"], "audio-classification": tiny_media["hubert"]}
+    special |= {"object-detection": tiny_media["yolos"], "semantic-segmentation": tiny_media["segformer"]}
     special |= {"speech-recognition": tiny_media["wav2vec2"], "speech-recognition:whisper": tiny_media["whisper"]}
     special |= {"image-text": tiny_media["clip"], "image-text:siglip": tiny_media["siglip"]}
     return defaultdict(lambda: tiny_bert, special)

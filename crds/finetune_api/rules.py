@@ -40,6 +40,8 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "next-sentence-prediction": ("text",),
     "recommendation": ("items",),
     "image-classification": ("image", "label"),
+    "object-detection": ("image", "objects"),
+    "semantic-segmentation": ("image", "mask"),
     "speech-recognition": ("audio", "transcript"),
     "audio-classification": ("audio", "label"),
     "image-text": ("image", "caption", "classPrompt"),
@@ -88,7 +90,11 @@ RULES: Final[tuple[Rule, ...]] = (
         "Set training.learningRate; lion's is about a fifth of adamw's, sgd's a hundred times it.",
     ),
     only_for("training.packing", "task", "causal-lm"),
-    only_for("training.augmentation", "task", "image-classification"),
+    only_for("training.augmentation", "task", "image-classification", "object-detection", "semantic-segmentation"),
+    *(
+        only_for(f"training.augmentation.{name}", "task", "image-classification")
+        for name in ("crop", "mixup", "cutmix")
+    ),
     Rule(
         "data.maxLength",
         when(Has("data.maxLength"), Not(In("task", ("image-classification",)))),

@@ -50,6 +50,8 @@ REFUSED: dict[str, dict[str, Any]] = {
             "summarization",
             "next-sentence-prediction",
             "image-classification",
+            "object-detection",
+            "semantic-segmentation",
             "speech-recognition",
             "audio-classification",
             "image-text",
@@ -85,6 +87,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "training.maxSteps": {"training.epochs": 1, "training.maxSteps": 5},
     "training.packing": {"training.packing": True},
     "training.augmentation": {"training.augmentation": {"flip": True}},
+    **{
+        f"training.augmentation.{name}": {"task": "object-detection", "training.augmentation": {name: 0.5}}
+        for name in ("crop", "mixup", "cutmix")
+    },
     "data.maxLength": {"task": "image-classification", "data.maxLength": 64},
     "training.maskProbability": {"training.maskProbability": 0.2},
     "training.labelSmoothing": {"task": "text-regression", "training.labelSmoothing": 0.1},

@@ -161,10 +161,10 @@ def _save_tiny_image_model(folder: Path, kind: str) -> Path:
     return folder
 
 
-def save_image_settings(folder: Path) -> None:
+def save_image_settings(folder: Path, processor: str = "ViTImageProcessor") -> None:
     """Write how images of 16 x 16 pixels are read."""
     mean = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "resample": 2, **mean}
+    settings = {"image_processor_type": processor, "size": {"height": 16, "width": 16}, "resample": 2, **mean}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
@@ -178,6 +178,18 @@ def write_image(path: Path, index: int) -> None:
     stripes = np.indices((height, width))[index % 2] // 2 % 2 * 160
     noise = np.random.default_rng(index).integers(0, 90, (height, width, 3))
     Image.fromarray((stripes[:, :, None] + noise).astype(np.uint8)).save(path)
+
+
+def write_mask(path: Path, index: int) -> None:
+    """Write the classes of `write_image`'s stripes: 0 between them, 1 lying, 2 standing, 255 at one edge."""
+    import numpy as np
+    from PIL import Image
+
+    path.parent.mkdir(exist_ok=True)
+    height, width = 12 + index % 7, 12 + index % 5
+    classes = np.indices((height, width))[index % 2] // 2 % 2 * (1 + index % 2)
+    classes[:, : 1 + index % 2] = 255
+    Image.fromarray(classes.astype(np.uint8)).save(path)
 
 
 def text(index: int) -> str:
@@ -215,6 +227,8 @@ def one_row(task: str, index: int) -> dict[str, Any]:
         "summarization": {"text": text(index), "summary": words[0]},
         "next-sentence-prediction": {"text": ". ".join(text(index + k) for k in range(2 + index % 4))},
         "image-classification": {"image": f"images/{index}.png", "label": ("lying", "standing")[index % 2]},
+        "object-detection": {"image": f"images/{index}.png", "objects": _objects(index)},
+        "semantic-segmentation": {"image": f"images/{index}.png", "mask": f"masks/{index}.png"},
         "recommendation": {"items": [WORDS[(index + k * k) % len(WORDS)] for k in range(2 + index % 4)]},
         "speech-recognition": {"audio": f"sounds/{index}.wav", "text": " ".join(words[:2])},
         "image-text": {
@@ -224,6 +238,11 @@ def one_row(task: str, index: int) -> dict[str, Any]:
         },
         "audio-classification": {"audio": f"sounds/{index}.wav", "label": ("high", "low")[index % 2]},
     }[task.partition(":")[0]]
+
+
+def _objects(index: int) -> dict[str, Any]:
+    boxes = [[1 + k, k, 4 + index % 5, 3 + (index + k) % 4] for k in range(index % 4)]
+    return {"bbox": boxes, "category": [("cup", "pen", "key")[(index + k) % 3] for k in range(index % 4)]}
 
 
 def write_sound(path: Path, index: int) -> None:
@@ -249,6 +268,8 @@ def write_rows(folder: Path, task: str, count: int = 48) -> Path:
     for index, row in enumerate(rows):
         if "image" in row:
             write_image(folder / row["image"], index)
+        if "mask" in row:
+            write_mask(folder / row["mask"], index)
         if "audio" in row:
             write_sound(folder / row["audio"], index)
     return path

@@ -12,7 +12,7 @@ import pytest
 from finetune_trainer import predicting
 from finetune_trainer.opening import open_artifact
 from finetune_trainer.preparation import prepare_data
-from finetune_trainer.tasks.base import Asked
+from finetune_trainer.tasks.base import Asked, Attachment
 from support.tiny import CASES, manifest, one_row, run_config, train, write_rows
 
 _HIDDEN = {
@@ -26,6 +26,8 @@ _HIDDEN = {
     "image-classification": "label",
     "audio-classification": "label",
     "speech-recognition": "text",
+    "object-detection": "objects",
+    "semantic-segmentation": "mask",
 }
 """The column that is to be found, which the asked rows lack."""
 
@@ -75,7 +77,11 @@ def test_an_artifact_answers_rows_without_labels_as_the_run_judged_them(
     encoded = data.encoded["test"]
     if answerer.before is not None:
         encoded = predicting.refer(answerer.judge, answerer.before, {"test": encoded})["test"]
-    found = data.task.tell(answerer.judge.every(answerer.model, encoded.table, data.task.predict), encoded.examples)
+    compute = data.task.predict
+    if task == "semantic-segmentation":  # judged by numbers of pixels; what is told are masks
+        compute = answerer._compute(encoded)
+        told = [each | {"mask": Attachment((tmp_path / each["mask"]).read_bytes(), ".png")} for each in told]
+    found = data.task.tell(answerer.judge.every(answerer.model, encoded.table, compute), encoded.examples)
     judged = list({id(example): answer for example, answer in zip(encoded.examples, found, strict=True)}.values())
 
     assert count == len(told) == len(judged) == 12

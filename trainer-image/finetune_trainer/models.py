@@ -31,6 +31,8 @@ _DROPOUTS = (
 )
 
 
+_OTHER_CLASSES = frozenset({"image-classification", "object-detection", "semantic-segmentation"})
+"""Heads that come trained for classes, of which the data has others."""
 _HEAD_MODULES = frozenset({"classifier", "projector"})
 """Beside the encoder where the backbone has no name of its own (Whisper's classifier)."""
 
@@ -114,6 +116,8 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
     if not pretrained:
         with lean.lean():
             model = auto.from_config(config, trust_remote_code=False)
+        # Some come with a part frozen that is pretrained as a rule, such as the backbone of DETR.
+        model.requires_grad_(True)
         return Loaded(model.float(), tuple(name for name, _ in model.named_parameters()))
     try:
         with lean.lean(gguf=files.gguf_file is not None):
@@ -126,8 +130,8 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
-                # A classifier over other classes; whether the backbone fits is checked below.
-                ignore_mismatched_sizes=head.kind == "image-classification",
+                # A head over other classes; whether the backbone fits is checked below.
+                ignore_mismatched_sizes=head.kind in _OTHER_CLASSES,
             )
     except Exception as error:  # safetensors, OS and shape errors share no class
         raise ModelNotFound(

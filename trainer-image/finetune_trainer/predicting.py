@@ -1,11 +1,6 @@
-"""Answer the rows of a file by an artifact's model: read, tokenised and batched as in an evaluation, in bounded memory.
+"""Answer the rows of a file by an artifact's model, read and batched as in an evaluation, in bounded memory."""
 
-An output file is written aside and renamed when all rows are answered: there is no half of one.
-"""
-
-import json
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,11 +15,12 @@ from finetune_trainer.data.looking import look
 from finetune_trainer.data.media import MediaColumn, Workers
 from finetune_trainer.data.schema import Columns, Read
 from finetune_trainer.distributed import join_group
-from finetune_trainer.errors import ConfigError, DataError, StorageUnavailable
+from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.evaluate import Judge, refer
 from finetune_trainer.opening import Opened, open_artifact
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.tasks.base import Answer, Asked, Batch, Encoded, Predictions, Referred, Responding
+from finetune_trainer.writing import check_ending, write_answers
 
 PREDICTION = "prediction"
 _ROWS = 1024
@@ -57,25 +53,11 @@ def predict(request: Request, stream: TextIO) -> int:
     Raises:
         TrainerError: The artifact or a row cannot be used; nothing is left at the output's place.
     """  # noqa: DOC503
-    if request.output is not None and request.output.suffix not in _WRITERS:
-        raise ConfigError(f"{request.output}: the ending says no format", remedy="Write to .jsonl or .parquet.")
+    check_ending(request.output)
     if not request.input.exists():
         raise DataError(f"{request.input}: there is no such file", remedy="Correct --input.")
     answerer = Answerer(open_artifact(request.artifact, request.base, request.cache))
-    chunks = answerer.chunks(request.input, request.rows_at_once)
-    if request.output is None:
-        return _write_lines(chunks, stream)
-    aside = request.output.with_name(f".{request.output.name}.{uuid.uuid4().hex}")
-    try:
-        count = _WRITERS[request.output.suffix](chunks, aside)
-        aside.replace(request.output)
-    except OSError as error:
-        raise StorageUnavailable(
-            f"{request.output}: cannot be written ({error})", remedy="Free space, or choose another place."
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-    return count
+    return write_answers(answerer.chunks(request.input, request.rows_at_once), request.output, stream)
 
 
 class Answerer:
@@ -147,52 +129,3 @@ class Answerer:
         if isinstance(task, Responding):
             return lambda model, batch: task.respond(model, encoded, batch.rows)
         return task.predict
-
-
-def _write_lines(chunks: Iterator[list[dict[str, Any]]], stream: TextIO) -> int:
-    count = 0
-    for chunk in chunks:
-        stream.writelines(json.dumps(row, ensure_ascii=False, default=_as_text) + "\n" for row in chunk)
-        stream.flush()
-        count += len(chunk)
-    return count
-
-
-def _write_jsonl(chunks: Iterator[list[dict[str, Any]]], place: Path) -> int:
-    with place.open("w", encoding="utf-8") as stream:
-        return _write_lines(chunks, stream)
-
-
-def _write_parquet(chunks: Iterator[list[dict[str, Any]]], place: Path) -> int:
-    import pyarrow as pa  # noqa: PLC0415 - 0.5 s that other formats do not need
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    count, writer = 0, None
-    try:
-        for chunk in chunks:
-            try:
-                table = pa.Table.from_pylist(chunk, None if writer is None else writer.schema)
-            except pa.ArrowException as error:
-                raise DataError(
-                    f"rows {count + 1} to {count + len(chunk)} do not fit the columns of those before ({error})",
-                    remedy="Write to .jsonl, where every row has its own fields.",
-                ) from error
-            writer = writer or pq.ParquetWriter(place, table.schema)
-            writer.write_table(table)
-            count += len(chunk)
-    finally:
-        if writer is not None:
-            writer.close()
-    return count
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, bytes):
-        raise DataError("a column holds bytes, which JSON cannot", remedy="Write to .parquet.")
-    return str(value)
-
-
-_WRITERS: Mapping[str, Callable[[Iterator[list[dict[str, Any]]], Path], int]] = {
-    ".jsonl": _write_jsonl,
-    ".parquet": _write_parquet,
-}

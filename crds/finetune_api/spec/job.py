@@ -25,6 +25,8 @@ Task = Literal[
     "next-sentence-prediction",
     "recommendation",
     "image-classification",
+    "object-detection",
+    "semantic-segmentation",
     "speech-recognition",
     "audio-classification",
     "image-text",
@@ -43,7 +45,8 @@ class FineTuneJobSpec(Contract):
     token of plain text, of completions or of an assistant's turns; preference: the better of two completions (DPO);
     masked-lm: hidden tokens; next-sentence-prediction: hidden tokens, and whether a text continues another, from
     documents; recommendation: the next item of a history, trained from nothing; image-classification: a
-    label of an image;
+    label of an image; object-detection: boxes of things in an image and what they are, by a model of the DETR family;
+    semantic-segmentation: a class for every pixel;
     speech-recognition: what is said in a sound, by letters (CTC) or by a decoder (Whisper); audio-classification: a
     label of a sound; image-text: vectors of images and texts that are close where they belong together (CLIP)."""
     model: Model

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from finetune_api.base import Contract
 from finetune_api.uri import MAX_URI_LENGTH, parse_uri, uri_pattern
 
-Format = Literal["auto", "jsonl", "csv", "parquet", "text", "conll", "folder"]
+Format = Literal["auto", "jsonl", "csv", "parquet", "text", "conll", "folder", "coco"]
 
 
 def _checked(text: str) -> str:
@@ -41,10 +41,13 @@ class DataSource(Contract):
     uri: UriText
     """Address of a file, or of a folder whose files are read in the order of their names. Images and sounds are named
     by paths that start at the file's folder, or stand as bytes in parquet. A folder of nothing but images or sounds has
-    one row for each; the subfolder that it is in is its label."""
+    one row for each; the subfolder that it is in is its label, but files of one name in subfolders called images and
+    masks belong together."""
     format: Format = "auto"
     """How the rows are stored; `auto` decides by the file's ending. conll: a word and its tag a line, the tag last, an
-    empty line after each sentence; for token-classification. folder: images or sounds in subfolders."""
+    empty line after each sentence; for token-classification. folder: images or sounds in subfolders. coco: annotations
+    of objects in images as COCO has them, the ending .json; the images lie beside the file, or, when its folder is
+    called annotations, beside that."""
 
 
 class HeldOut(Contract):

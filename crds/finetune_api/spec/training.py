@@ -200,7 +200,8 @@ class Training(Contract):
     """NEFTune: uniform noise on the embedded input while training, at most this over the root of tokens times width;
     its authors use 5 to 15."""
     augmentation: Augmentation | None = None
-    """Change training images at random. image-classification only."""
+    """Change training images at random: for image-classification; of the changes,
+    object-detection and semantic-segmentation have flip alone."""
     early_stopping: EarlyStopping | None = None
     """Stop before the end when the validation metric no longer improves; needs data.validation."""
 

@@ -16,6 +16,7 @@ from finetune_trainer.data.media import MediaColumn
 
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
+_HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class View:
     partner: int
     share: float = 1.0
     """Part of the row's own label."""
+
+
+def is_mirrored(seed: int, epoch: int, row: int) -> bool:
+    """Tell whether an epoch shows a row mirrored, left to right, where nothing else is changed."""
+    return bool(np.random.default_rng((seed, epoch, row)).random() < _HALF)
 
 
 def view(column: MediaColumn, settings: ImageSettings, wanted: Augmentation, row: int, seed: tuple[int, int]) -> View:
@@ -66,7 +72,7 @@ def _cropped(pixels: Pixels, settings: ImageSettings, wanted: Augmentation, rng:
         found = settings.whole(pixels)
     else:
         found = settings.part(pixels, random_box(pixels.shape[0], pixels.shape[1], wanted.crop, rng))
-    return found[:, ::-1] if wanted.flip and rng.random() < 0.5 else found
+    return found[:, ::-1] if wanted.flip and rng.random() < _HALF else found
 
 
 def random_box(height: int, width: int, least: float, rng: np.random.Generator) -> Box:

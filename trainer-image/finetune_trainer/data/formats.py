@@ -1,4 +1,4 @@
-"""Read rows from files: jsonl, csv, parquet, plain text, tagged words (conll); and from folders of images or sounds.
+"""Read rows from files: jsonl, csv, parquet, text, tagged words (conll), COCO; and from folders of images or sounds.
 
 A folder is read in the order of its files' names. Every row knows its file and number, so that every later complaint
 can name them. What a row means is decided elsewhere.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from finetune_trainer.data import coco
 from finetune_trainer.data.cells import Cells
 from finetune_trainer.errors import DataError
 
@@ -24,9 +25,12 @@ _ENDINGS = {
     ".parquet": "parquet",
     ".txt": "text",
     ".conll": "conll",
+    ".json": "coco",
 }
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _SOUNDS = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
+CLASSES_FILE = "classes.txt"
+"""Beside images and masks: the names of the classes, one a line."""
 _ROWS_AT_ONCE, _CELLS_AT_ONCE = 65536, 64
 """Rows of parquet that are in memory together, without bytes in cells and with them: thousands of images are gigabytes.
 """
@@ -79,19 +83,23 @@ def files_of(path: Path, file_format: str) -> list[tuple[Path, str]]:
     if path.is_dir():
         if file_format == "folder":
             return [(path, "folder")]
-        files = [(each, _ENDINGS[each.suffix]) for each in sorted(path.iterdir()) if each.suffix in _ENDINGS]
+        # Folders hold .json files that say other things; one of COCO is named itself.
+        endings = {ending for ending, found in _ENDINGS.items() if found != "coco" or file_format == "coco"}
+        files = [(each, _ENDINGS[each.suffix]) for each in sorted(path.iterdir()) if each.suffix in endings]
+        if _has_masks(path):
+            files = [each for each in files if each[0].name != CLASSES_FILE]
         if files:
             return [(file, found if file_format == "auto" else file_format) for file, found in files]
         if file_format == "auto" and any(_media_of(path)):
             return [(path, "folder")]
-        known = ", ".join(sorted(_ENDINGS))
+        known = ", ".join(sorted(endings))
         raise DataError(
             f"{path}: the folder holds no data file", remedy=f"Put files ending in {known}, images or sounds there."
         )
     if file_format == "auto" and path.suffix not in _ENDINGS:
         raise DataError(
             f"{path}: the format cannot be told from the ending {path.suffix!r}",
-            remedy="Set format to jsonl, csv, parquet, text or conll.",
+            remedy="Set format to jsonl, csv, parquet, text, conll or coco.",
         )
     return [(path, _ENDINGS[path.suffix] if file_format == "auto" else file_format)]
 
@@ -101,7 +109,7 @@ def read_rows(path: Path, file_format: str = "auto", cache: Path | None = None) 
 
     Args:
         path: A file or a folder of files.
-        file_format: auto, jsonl, csv, parquet, text, conll or folder.
+        file_format: auto, jsonl, csv, parquet, text, conll, coco or folder.
         cache: Where bytes in cells of parquet go; they stay in the rows when None.
 
     Returns:
@@ -194,8 +202,23 @@ def _media_of(folder: Path) -> Iterator[Path]:
             yield each
 
 
+def _has_masks(folder: Path) -> bool:
+    return (folder / "images").is_dir() and (folder / "masks").is_dir()
+
+
 def _folder(folder: Path) -> Iterator[Row]:
-    """Read a row per image or sound; its label is the name of the subfolder of `folder` that it is in."""
+    """Read a row per image or sound; its label is the name of the subfolder of `folder` that it is in.
+
+    Of the subfolders `images` and `masks`, files of one name, up to the ending, are a row.
+    """
+    if _has_masks(folder):
+        masks = {each.relative_to(folder / "masks").with_suffix(""): each for each in _media_of(folder / "masks")}
+        for each in _media_of(folder / "images"):
+            name = each.relative_to(folder)
+            mask = masks.get(each.relative_to(folder / "images").with_suffix(""))
+            place = None if mask is None else mask.relative_to(folder).as_posix()
+            yield Row(name.as_posix(), 1, {"image": name.as_posix(), "mask": place}, folder)
+        return
     for each in _media_of(folder):
         name = each.relative_to(folder)
         values: dict[str, Any] = {"image" if each.suffix.lower() in _IMAGES else "audio": name.as_posix()}
@@ -228,10 +251,17 @@ def _conll(file: Path) -> Iterator[Row]:
         yield Row(file.name, start, {"tokens": words, "tags": tags})
 
 
+def _coco(file: Path) -> Iterator[Row]:
+    folder, images = coco.read(file)
+    for number, values in enumerate(images, start=1):
+        yield Row(file.name, number, values, folder)
+
+
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "csv": _csv,
     "text": _text,
     "conll": _conll,
     "folder": _folder,
+    "coco": _coco,
 }

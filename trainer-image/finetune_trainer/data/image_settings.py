@@ -73,13 +73,13 @@ class ImageSettings:
             target = (self.resized, longer) if height <= width else (longer, self.resized)
         else:
             target = self.resized
-        resized = self._resize(pixels, target, None)
+        resized = self.resize(pixels, target)
         top, left = ((target[side] - self.size[side]) // 2 for side in (0, 1))
         return resized[top : top + self.size[0], left : left + self.size[1]]
 
     def part(self, pixels: Pixels, box: Box) -> Pixels:
         """Return a part of an image (left, top, right, bottom) in the size of the input, [H, W, 3]."""
-        return self._resize(pixels, self.size, box)
+        return self.resize(pixels, self.size, box)
 
     def normalised(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Return pixels as the model reads them, [3, H, W]."""
@@ -87,7 +87,8 @@ class ImageSettings:
         shift = np.asarray(np.asarray(self.mean) / np.asarray(self.std), dtype=np.float32)
         return np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1))
 
-    def _resize(self, pixels: Pixels, target: Side, box: Box | None) -> Pixels:
+    def resize(self, pixels: Pixels, target: Side, box: Box | None = None) -> Pixels:
+        """Return an image, or a part of it, in another size, [H, W, 3]."""
         if box is None and target == pixels.shape[:2]:
             return pixels
         from PIL import Image  # noqa: PLC0415 - text does not need it
@@ -108,43 +109,91 @@ class ImageSettings:
         Raises:
             ModelNotFound: There are none, or none that are known.
             ConfigError: The model reads other images than RGB of one size.
-        """
-        try:
-            found = json.loads((files.folder / _FILE).read_text(encoding="utf-8"))
-            model = json.loads((files.folder / _MODEL).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelNotFound(
-                f"{files.uri}: no usable {_FILE} ({error})",
-                remedy="Copy the model with its image processor; AutoImageProcessor's save_pretrained writes the file.",
-            ) from error
-        model = next((model[part] for part in _INSIDE if isinstance(model.get(part), dict)), model)
-        kind = str(found.get("image_processor_type") or found.get("feature_extractor_type"))
-        if not kind.startswith(_KINDS):
-            raise ModelNotFound(
-                f"{files.uri}: images of the kind {kind} are not known", remedy=f"Known are {', '.join(_KINDS)}."
-            )
-        if model.get("num_channels", 3) != 3:
-            raise ConfigError(f"{files.uri}: the model reads no RGB images", remedy="Choose one with three channels.")
-        resized, size = _sizes(found, convnext=kind.startswith("ConvNext"))
-        patch = model.get("patch_size")
-        # Convolutions take any size, whatever stands in their config.
-        positioned = isinstance(patch, int) and "num_attention_heads" in model
-        if positioned and model.get("image_size", size[0]) not in (size[0], list(size)):
-            raise ConfigError(
-                f"{files.uri}: the model reads images of {model['image_size']} pixels, its processor gives {size}",
-                remedy="Correct size and crop_size in preprocessor_config.json.",
-            )
-        patch = patch if positioned else _DEFAULT_PATCH
-        return cls(
-            size,
-            resized,
-            int(found.get("resample", 2)),
-            float(found.get("rescale_factor", 1 / 255)) if found.get("do_rescale", True) else 1.0,
-            tuple(found["image_mean"]) if found.get("do_normalize", True) else (0.0, 0.0, 0.0),
-            tuple(found["image_std"]) if found.get("do_normalize", True) else (1.0, 1.0, 1.0),
-            max(1, size[0] // patch) * max(1, size[1] // patch) + 1,
-            files.folder,
+        """  # noqa: DOC502
+        found, model = read_settings(files, _KINDS)
+        return cls(**image_fields(files, found, model))
+
+
+def image_fields(files: ModelFiles, found: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `ImageSettings` for images that are all equally large.
+
+    Args:
+        files: The model's.
+        found: What they say of images.
+        model: The model's config.
+
+    Returns:
+        The fields by name.
+
+    Raises:
+        ConfigError: The images are not equally large, or not as the model needs them.
+    """
+    resized, size = _sizes(found, convnext=kind_of(found).startswith("ConvNext"))
+    patch = model.get("patch_size")
+    # Convolutions take any size, whatever stands in their config.
+    positioned = isinstance(patch, int) and "num_attention_heads" in model
+    if positioned and model.get("image_size", size[0]) not in (size[0], list(size)):
+        raise ConfigError(
+            f"{files.uri}: the model reads images of {model['image_size']} pixels, its processor gives {size}",
+            remedy="Correct size and crop_size in preprocessor_config.json.",
         )
+    patch = patch if positioned and isinstance(patch, int) else _DEFAULT_PATCH
+    return {
+        "size": size,
+        "resized": resized,
+        "tokens": max(1, size[0] // patch) * max(1, size[1] // patch) + 1,
+        "source": files.folder,
+        **arithmetic(found),
+    }
+
+
+def read_settings(files: ModelFiles, kinds: tuple[str, ...]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Read what a model's files say of its images, and its config.
+
+    Args:
+        files: The model's.
+        kinds: How the names of image processors that are known begin.
+
+    Returns:
+        The settings and the config.
+
+    Raises:
+        ModelNotFound: There are none, or none that are known.
+        ConfigError: The model reads other images than RGB.
+    """
+    try:
+        found = json.loads((files.folder / _FILE).read_text(encoding="utf-8"))
+        model = json.loads((files.folder / _MODEL).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(
+            f"{files.uri}: no usable {_FILE} ({error})",
+            remedy="Copy the model with its image processor; AutoImageProcessor's save_pretrained writes the file.",
+        ) from error
+    model = next((model[part] for part in _INSIDE if isinstance(model.get(part), dict)), model)
+    if not kind_of(found).startswith(kinds):
+        raise ModelNotFound(
+            f"{files.uri}: images of the kind {kind_of(found)} are not known here",
+            remedy=f"Known are {', '.join(kinds)}.",
+        )
+    if model.get("num_channels", 3) != 3:
+        raise ConfigError(f"{files.uri}: the model reads no RGB images", remedy="Choose one with three channels.")
+    return found, model
+
+
+def kind_of(found: Mapping[str, Any]) -> str:
+    """Return the name of an image processor's class."""
+    return str(found.get("image_processor_type") or found.get("feature_extractor_type"))
+
+
+def arithmetic(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how pixels become numbers, as the fields of `ImageSettings` for it."""
+    normalised = found.get("do_normalize", True)
+    return {
+        "resample": int(found.get("resample", 2)),
+        "scale": float(found.get("rescale_factor", 1 / 255)) if found.get("do_rescale", True) else 1.0,
+        "mean": tuple(found["image_mean"]) if normalised else (0.0, 0.0, 0.0),
+        "std": tuple(found["image_std"]) if normalised else (1.0, 1.0, 1.0),
+    }
 
 
 def _sizes(found: Mapping[str, Any], *, convnext: bool) -> tuple[Side | int, Side]:

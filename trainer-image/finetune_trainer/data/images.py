@@ -37,6 +37,10 @@ class ImageDecoder:
         """Bytes."""
         return np.dtype(np.uint8)
 
+    def values(self, data: bytes) -> tuple[int, ...]:  # noqa: ARG002
+        """No task asks for the colours."""
+        return ()
+
     def shape(self, data: bytes) -> tuple[int, ...]:
         """Return height, width and 3, from the header.
 
@@ -49,7 +53,7 @@ class ImageDecoder:
         Raises:
             Undecodable: It is no image, or an endless one.
         """  # noqa: DOC502
-        with _opened(data) as image:
+        with opened(data) as image:
             sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
             return (image.width, image.height, 3) if sideways else (image.height, image.width, 3)
 
@@ -67,12 +71,12 @@ class ImageDecoder:
         """  # noqa: DOC502
         from PIL import ImageOps  # noqa: PLC0415
 
-        with _opened(data) as image:
+        with opened(data) as image:
             return np.asarray(_rgb(ImageOps.exif_transpose(image)))
 
 
 @contextmanager
-def _opened(data: bytes) -> "Generator[Image]":
+def opened(data: bytes) -> "Generator[Image]":
     """Open an image; Pillow raises whatever its readers raise."""
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - text does not need it
 

@@ -38,11 +38,11 @@ def look(examples: Sequence[Example], decoders: Mapping[str, Decoder], workers: 
     if not parts:
         return list(examples)
 
-    def found(part: tuple[str, Source]) -> tuple[str, tuple[int, ...]]:
+    def found(part: tuple[str, Source]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
         name, source = part
         with blamed(source):
             data = source.read()
-            return hashlib.sha256(data).hexdigest(), decoders[name].shape(data)
+            return hashlib.sha256(data).hexdigest(), decoders[name].shape(data), decoders[name].values(data)
 
     def build() -> tuple[TokenTable, Any]:
         return TokenTable(offsets_of([]), {}, {}), list(workers.map(found, parts))
@@ -52,8 +52,8 @@ def look(examples: Sequence[Example], decoders: Mapping[str, Decoder], workers: 
     looked = iter(notes)
 
     def with_finding(source: Source) -> Source:
-        sha256, shape = next(looked)
-        return replace(source, sha256=sha256, shape=tuple(shape))
+        sha256, shape, values = next(looked)
+        return replace(source, sha256=sha256, shape=tuple(shape), values=tuple(values))
 
     return [replace(each, media={name: with_finding(part) for name, part in each.media.items()}) for each in examples]
 

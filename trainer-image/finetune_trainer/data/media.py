@@ -47,8 +47,12 @@ class Decoder(Protocol):
         """Return the shape of the decoded array, from the header alone; `Undecodable` when it is no such file."""
         ...
 
+    def values(self, data: bytes) -> tuple[int, ...]:
+        """Return which numbers occur in the array, where a task has to know: the classes of a mask."""
+        ...
+
     def decode(self, data: bytes) -> npt.NDArray[Any]:
-        """Return the array: uint8 pixels [H, W, 3], or float32 samples [N]; `Undecodable` when it is damaged."""
+        """Return the array: uint8 pixels [H, W, 3], classes [H, W], float32 samples [N]; `Undecodable` when damaged."""
         ...
 
 

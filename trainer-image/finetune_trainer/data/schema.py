@@ -34,6 +34,8 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "img", "image_path", "file_name", "path"),
     "caption": ("caption", "text", "sentence", "description"),
     "classPrompt": ("class_prompt", "classPrompt"),
+    "objects": ("objects", "annotations"),
+    "mask": ("mask", "annotation", "segmentation", "segmentation_mask", "label"),
     "audio": ("audio", "sound", "audio_path", "audio_filepath", "file_name", "path"),
 }
 
@@ -53,12 +55,27 @@ class Source:
     sha256: str = ""
     shape: tuple[int, ...] = ()
     """Of the decoded array; known, with the sha256, once it was looked at."""
+    values: tuple[int, ...] = ()
+    """The class numbers of a mask, known at the same time."""
 
     def read(self) -> bytes:
         """Return the bytes."""
         with self.file.open("rb") as stream:
             stream.seek(self.start)
             return stream.read(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box in an image, in its pixels, and what is in it."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    label: str
+    crowd: bool = False
+    """It holds many of them: nothing is learned from it, and finding some in it is no error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +94,10 @@ class Example:
     """Where each answer begins in the text."""
     rejected: "Example | None" = None
     """The same with a worse completion."""
+    regions: tuple[Region, ...] = ()
+    """The objects of an image."""
     media: Mapping[str, Source] = field(default_factory=dict[str, Source])
-    """Images and sounds by role: `image`, `audio`; a role that a row lacks is left out."""
+    """Images and sounds by role: `image`, `mask`, `audio`; a role that a row lacks is left out."""
 
     @property
     def place(self) -> str:

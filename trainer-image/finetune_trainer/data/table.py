@@ -21,7 +21,7 @@ from finetune_trainer.data.media import MediaColumn
 
 Array = npt.NDArray[Any]
 INPUT_IDS = "input_ids"
-_VERSION = 4
+_VERSION = 5
 _META = "table.json"
 _NOTHING = -1
 """Stands behind a row's end in a column of fixed width."""

@@ -23,7 +23,7 @@ from finetune_trainer.data.tokenizer import Tokenizer
 IGNORE = -100
 Predictions = Mapping[str, Array]
 Answer = Mapping[str, Any]
-"""What a model says of a row, as fields of JSON values."""
+"""What a model says of a row, as fields of JSON values and attachments."""
 Count = float | Tensor
 EVERYONE, PLACE = "everyone", "place"
 HEADS: Mapping[str, str] = {
@@ -40,6 +40,8 @@ HEADS: Mapping[str, str] = {
     "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
     "audio-classification": "AutoModelForAudioClassification",
     "image-classification": "AutoModelForImageClassification",
+    "object-detection": "AutoModelForObjectDetection",
+    "semantic-segmentation": "AutoModelForSemanticSegmentation",
 }
 """Kinds of heads, and the class of transformers that loads a model with one."""
 _INPUTS = (
@@ -51,6 +53,7 @@ _INPUTS = (
     "input_values",
     "input_features",
     "pixel_values",
+    "pixel_mask",
 )
 
 
@@ -80,6 +83,15 @@ class Encoded:
     examples: Sequence[Example]
     refused: Sequence[Refused]
     cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A part of an answer that is a file of its own, such as an image."""
+
+    data: bytes
+    suffix: str
+    """Ending of the file's name, with its dot."""
 
 
 @dataclass(frozen=True, slots=True)

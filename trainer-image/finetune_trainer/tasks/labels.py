@@ -3,7 +3,7 @@
 Legend: B rows, C labels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,17 @@ from finetune_trainer.tasks import metrics
 from finetune_trainer.tasks.base import Answer, Predictions
 
 
-def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
+def _label_of(example: Example) -> tuple[str, ...]:
+    return as_tuple(example.label)
+
+
+def find_labels(splits: Splits, *, least: int, of: Callable[[Example], tuple[str, ...]] = _label_of) -> tuple[str, ...]:
     """Return the labels of the training rows in their natural order.
 
     Args:
         splits: All sets.
         least: Fewer cannot be learned.
+        of: The labels of a row.
 
     Returns:
         The labels.
@@ -31,7 +36,7 @@ def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
     Raises:
         DataError: There are fewer, or a held-out row has one that training never sees.
     """
-    labels = sorted({label for example in splits.train for label in as_tuple(example.label)}, key=_natural)
+    labels = sorted({label for example in splits.train for label in of(example)}, key=_natural)
     if len(labels) < least:
         raise DataError(
             f"the training rows hold {len(labels)} label ({', '.join(labels)}), at least two are needed",
@@ -40,7 +45,7 @@ def find_labels(splits: Splits, *, least: int) -> tuple[str, ...]:
     known = set(labels)
     for name in ("validation", "test"):
         for example in splits.named()[name]:
-            unseen = [label for label in as_tuple(example.label) if label not in known]
+            unseen = [label for label in of(example) if label not in known]
             if unseen:
                 raise DataError(
                     f"{example.place}: the label {unseen[0]!r} of the {name} rows is not among the training labels "
