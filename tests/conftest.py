@@ -10,7 +10,7 @@ from support.tiny_mixed import save_mixed_model
 from support.tiny_vision import save_detector, save_segmenter
 
 MEDIA_MODELS = ("vit", "wav2vec2", "hubert", "wavlm", "whisper", "ast")
-MIXED_MODELS = ("clip", "siglip", "dual")
+MIXED_MODELS = ("clip", "siglip", "dual", "captioner", "late", "cross-attention")
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +56,9 @@ def tiny(
     special |= {"image-classification": tiny_media["vit"], "audio-classification": tiny_media["hubert"]}
     special |= {"object-detection": tiny_media["yolos"], "semantic-segmentation": tiny_media["segformer"]}
     special |= {"speech-recognition": tiny_media["wav2vec2"], "speech-recognition:whisper": tiny_media["whisper"]}
+    special |= dict.fromkeys(("image-captioning", "visual-question-answering"), tiny_media["captioner"])
+    special |= {"multimodal-classification": tiny_media["late"]}
+    special |= {"multimodal-classification:cross-attention": tiny_media["cross-attention"]}
     special |= {"image-text": tiny_media["clip"], "image-text:siglip": tiny_media["siglip"]}
     return defaultdict(lambda: tiny_bert, special)
 

@@ -45,6 +45,9 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "speech-recognition": ("audio", "transcript"),
     "audio-classification": ("audio", "label"),
     "image-text": ("image", "caption", "classPrompt"),
+    "multimodal-classification": ("text", "image", "audio", "label"),
+    "image-captioning": ("image", "caption"),
+    "visual-question-answering": ("image", "question", "answer"),
 }
 """The columns that each task can use; the keys of `data.fields`."""
 

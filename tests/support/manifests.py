@@ -55,6 +55,9 @@ REFUSED: dict[str, dict[str, Any]] = {
             "speech-recognition",
             "audio-classification",
             "image-text",
+            "multimodal-classification",
+            "image-captioning",
+            "visual-question-answering",
         )
     },
     "data.fields recommendation": {

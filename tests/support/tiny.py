@@ -231,6 +231,18 @@ def one_row(task: str, index: int) -> dict[str, Any]:
         "semantic-segmentation": {"image": f"images/{index}.png", "mask": f"masks/{index}.png"},
         "recommendation": {"items": [WORDS[(index + k * k) % len(WORDS)] for k in range(2 + index % 4)]},
         "speech-recognition": {"audio": f"sounds/{index}.wav", "text": " ".join(words[:2])},
+        "image-captioning": {"image": f"images/{index}.png", "caption": " ".join(words[:4])},
+        "visual-question-answering": {
+            "image": f"images/{index}.png",
+            "question": " ".join(words[: 2 + index % 3]),
+            "answer": ("lying", "standing")[index % 2],
+        },
+        "multimodal-classification": {
+            "text": None if index % 5 == 1 else text(index),
+            "image": None if index % 5 == 2 else f"images/{index}.png",
+            "audio": None if index % 5 == 3 else f"sounds/{index}.wav",
+            "label": ("lying", "standing")[index % 2],
+        },
         "image-text": {
             "image": f"images/{index}.png",
             "caption": text(index),
@@ -257,7 +269,7 @@ def write_sound(path: Path, index: int) -> None:
         file.writeframes(struct.pack(f"<{count}h", *values))
 
 
-CASES = (*sorted(TASKS), "speech-recognition:whisper", "image-text:siglip")
+CASES = (*sorted(TASKS), "speech-recognition:whisper", "image-text:siglip", "multimodal-classification:cross-attention")
 """Every task, and a second kind of model where a task has two."""
 
 
@@ -266,11 +278,11 @@ def write_rows(folder: Path, task: str, count: int = 48) -> Path:
     rows = [one_row(task, index) for index in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for index, row in enumerate(rows):
-        if "image" in row:
+        if row.get("image"):
             write_image(folder / row["image"], index)
         if "mask" in row:
             write_mask(folder / row["mask"], index)
-        if "audio" in row:
+        if row.get("audio"):
             write_sound(folder / row["audio"], index)
     return path
 

@@ -28,6 +28,9 @@ _HIDDEN = {
     "speech-recognition": "text",
     "object-detection": "objects",
     "semantic-segmentation": "mask",
+    "multimodal-classification": "label",
+    "image-captioning": "caption",
+    "visual-question-answering": "answer",
 }
 """The column that is to be found, which the asked rows lack."""
 

@@ -9,11 +9,13 @@ import torch
 
 from finetune_trainer import lean
 from finetune_trainer.errors import ConfigError, ModelNotFound
+from finetune_trainer.fusion import FusionForClassification
 from finetune_trainer.lean import AutoConfig, PretrainedConfig, PreTrainedModel
 from finetune_trainer.sources import ModelFiles
 from finetune_trainer.tasks.base import HEADS, HeadSpec
 
-_HEADS: Mapping[str, Any] = {kind: getattr(lean, name) for kind, name in HEADS.items()}
+_OWN: Mapping[str, Any] = {FusionForClassification.__name__: FusionForClassification}
+_HEADS: Mapping[str, Any] = {kind: _OWN.get(name) or getattr(lean, name) for kind, name in HEADS.items()}
 _DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -45,6 +47,8 @@ class Loaded:
     new_parameters: tuple[str, ...]
     frozen: frozenset[str] = frozenset()
     """Parameters that the task keeps as they are, whatever the method."""
+    from_nothing: frozenset[str] = frozenset()
+    """Parameters of a whole part that has no weights, beside others that are pretrained."""
 
 
 def load_config(files: ModelFiles, head: HeadSpec, dropout: float | None) -> PretrainedConfig:
@@ -144,10 +148,14 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
     missing = sorted({*info["missing_keys"], *(str(each[0]) for each in info["mismatched_keys"])})
     # A model that is its own backbone (T5) has names without its prefix, and no new head.
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    from_nothing = frozenset(info.get("from_nothing", ()))
     backbone = [
         name
         for name in missing
-        if name.startswith(prefix) and ".pooler." not in name and name.partition(".")[0] not in _HEAD_MODULES
+        if name not in from_nothing
+        and name.startswith(prefix)
+        and ".pooler." not in name
+        and name.partition(".")[0] not in _HEAD_MODULES
     ]
     if backbone:
         raise ModelNotFound(
@@ -155,7 +163,7 @@ def load_model(files: ModelFiles, head: HeadSpec, *, pretrained: bool, dropout: 
             remedy="Copy the model again, or set weights: random to train from nothing.",
         )
     model.config._name_or_path = files.uri  # noqa: SLF001 - the card must not carry a path of this machine
-    return Loaded(model, tuple(missing), _frozen(model, head) - set(missing))
+    return Loaded(model, tuple(missing), _frozen(model, head) - set(missing), from_nothing)
 
 
 def _frozen(model: PreTrainedModel, head: HeadSpec) -> frozenset[str]:

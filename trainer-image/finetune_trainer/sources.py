@@ -6,6 +6,7 @@ mounted. Pickled weights are refused here, before anything could load them.
 """
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from finetune_api.uri import Uri, parse_uri
 from finetune_trainer.errors import ConfigError, DataError, ModelNotFound
 from finetune_trainer.hub import fetch_snapshot
 
+FUSION = "finetune-fusion"
+"""`model_type` of a folder whose subfolders hold encoders."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -122,8 +125,12 @@ def _inspect(uri: str, root: Path, revision: str | None) -> ModelFiles:
         return ModelFiles(uri, root.parent, root.name, revision)
     if not root.is_dir():
         raise ModelNotFound(f"{uri}: there is nothing at {root}", remedy="Correct spec.model.uri.")
+    if _is_fusion(root):
+        for part in (each for each in sorted(root.iterdir()) if each.is_dir() and not has_weights(each)):
+            _refuse_pickled(f"{uri}/{part.name}", part)
+        return ModelFiles(uri, root, None, revision)
     configs = sorted(root.rglob("config.json"), key=lambda path: (len(path.parts), path))
-    models = [path.parent for path in configs if any(path.parent.glob("*.safetensors"))]
+    models = [path.parent for path in configs if has_weights(path.parent)]
     if models:
         return ModelFiles(uri, models[0], None, revision)
     ggufs = sorted(root.rglob("*.gguf"))
@@ -132,18 +139,35 @@ def _inspect(uri: str, root: Path, revision: str | None) -> ModelFiles:
     if ggufs:
         found = ", ".join(path.name for path in ggufs)
         raise ModelNotFound(f"{uri}: {len(ggufs)} GGUF files ({found})", remedy="Name one of them in the address.")
-    pickled = [path for pattern in _PICKLED for path in root.rglob(pattern)]
-    if pickled:
-        raise ModelNotFound(
-            f"{uri}: only pickled weights ({pickled[0].name}), which can run any code when they are loaded",
-            remedy="Convert them to safetensors with a tool you trust.",
-        )
+    _refuse_pickled(uri, root)
     if configs:
         return ModelFiles(uri, configs[0].parent, None, revision)
     raise ModelNotFound(
         f"{uri}: no config.json with safetensors and no GGUF file in {root}",
         remedy="Give the folder that holds config.json and model.safetensors.",
     )
+
+
+def has_weights(folder: Path) -> bool:
+    """Tell whether safetensors are in a folder itself."""
+    return any(folder.glob("*.safetensors"))
+
+
+def _refuse_pickled(uri: str, folder: Path) -> None:
+    pickled = [path for pattern in _PICKLED for path in folder.rglob(pattern)]
+    if pickled:
+        raise ModelNotFound(
+            f"{uri}: only pickled weights ({pickled[0].name}), which can run any code when they are loaded",
+            remedy="Convert them to safetensors with a tool you trust.",
+        )
+
+
+def _is_fusion(root: Path) -> bool:
+    """Tell whether a folder holds encoders in subfolders, and weights of its own or none."""
+    try:
+        return json.loads((root / "config.json").read_text(encoding="utf-8")).get("model_type") == FUSION
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _mounted(uri: Uri, places: Places) -> Path | None:

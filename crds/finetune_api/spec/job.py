@@ -30,6 +30,9 @@ Task = Literal[
     "speech-recognition",
     "audio-classification",
     "image-text",
+    "multimodal-classification",
+    "image-captioning",
+    "visual-question-answering",
 ]
 
 
@@ -48,7 +51,10 @@ class FineTuneJobSpec(Contract):
     label of an image; object-detection: boxes of things in an image and what they are, by a model of the DETR family;
     semantic-segmentation: a class for every pixel;
     speech-recognition: what is said in a sound, by letters (CTC) or by a decoder (Whisper); audio-classification: a
-    label of a sound; image-text: vectors of images and texts that are close where they belong together (CLIP)."""
+    label of a sound; image-text: vectors of images and texts that are close where they belong together (CLIP);
+    multimodal-classification: a label of a text, an image, a sound, or any of them together;
+    image-captioning: a text that says what an image shows; visual-question-answering: the answer to a question about an
+    image."""
     model: Model
     """The model that training starts from."""
     data: Data

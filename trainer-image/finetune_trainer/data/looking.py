@@ -24,7 +24,7 @@ def look(examples: Sequence[Example], decoders: Mapping[str, Decoder], workers: 
 
     Args:
         examples: Rows.
-        decoders: By the part of an example that they decode.
+        decoders: By the part of an example that they decode; other parts are left alone.
         workers: Who reads.
         cache: Cache folder.
 
@@ -34,7 +34,7 @@ def look(examples: Sequence[Example], decoders: Mapping[str, Decoder], workers: 
     Raises:
         DataError: A file is missing, is no such file, or holds nothing; file, row and remedy are named.
     """  # noqa: DOC502
-    parts = [(name, source) for example in examples for name, source in example.media.items()]
+    parts = [(name, source) for example in examples for name, source in example.media.items() if name in decoders]
     if not parts:
         return list(examples)
 
@@ -55,7 +55,10 @@ def look(examples: Sequence[Example], decoders: Mapping[str, Decoder], workers: 
         sha256, shape, values = next(looked)
         return replace(source, sha256=sha256, shape=tuple(shape), values=tuple(values))
 
-    return [replace(each, media={name: with_finding(part) for name, part in each.media.items()}) for each in examples]
+    def seen(media: Mapping[str, Source]) -> dict[str, Source]:
+        return {name: with_finding(part) if name in decoders else part for name, part in media.items()}
+
+    return [replace(each, media=seen(each.media)) for each in examples]
 
 
 def digest_of(examples: Iterable[Example]) -> str:

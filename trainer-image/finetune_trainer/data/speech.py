@@ -85,6 +85,16 @@ class SpeechProcessor:
         """Return how many samples a row may have."""
         return self.window or max_frames * int(np.prod(self.config["conv_stride"]))
 
+    @property
+    def shortest(self) -> int:
+        """Samples of the shortest sound that makes a frame; a tenth of a second where a window is filled up."""
+        if not self.reads_samples:
+            return self.rate_hz // 10
+        samples = 1
+        for kernel, stride in zip(self.config["conv_kernel"][::-1], self.config["conv_stride"][::-1], strict=True):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
     def hear(self, samples: Samples) -> npt.NDArray[np.float32]:
         """Return what the model reads of a sound: samples [N], or a spectrogram as the model wants it."""
         found = self._extractor(np.asarray(samples), sampling_rate=self.rate_hz, return_tensors="np")

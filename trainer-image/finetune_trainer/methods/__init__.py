@@ -11,6 +11,7 @@ from finetune_api.spec import Method
 from finetune_trainer.attention import attend
 from finetune_trainer.dropout import use_cheap_dropout
 from finetune_trainer.embedding import use_row_gradients
+from finetune_trainer.errors import ConfigError
 from finetune_trainer.lean import AttentionInterface, PreTrainedModel, sdpa_attention_forward
 from finetune_trainer.methods.base import MethodModule, Prepared
 from finetune_trainer.methods.saving import saved_method
@@ -40,7 +41,16 @@ def prepare(method: Method, loaded: Loaded) -> Prepared:
 
     Returns:
         The same model, with other parameters frozen.
+
+    Raises:
+        ConfigError: A part of the model starts at random, and the method would not train and save all of it.
     """
+    if loaded.from_nothing and method.type != "full":
+        raise ConfigError(
+            f"spec.method.type: {len(loaded.from_nothing)} weights start at random, {min(loaded.from_nothing)} first; "
+            f"{method.type} would leave most of them so",
+            remedy="Set method: {type: full}, or give every part of the model its weights.",
+        )
     prepared = module_of(method).prepare(method, loaded)
     use_cheap_dropout(prepared.model)
     use_row_gradients(prepared.model)

@@ -12,9 +12,11 @@ from finetune_trainer.tasks import (
     audio_classification,
     causal_lm,
     embedding,
+    image_captioning,
     image_classification,
     image_text,
     masked_lm,
+    multimodal_classification,
     multiple_choice,
     next_sentence,
     object_detection,
@@ -28,6 +30,7 @@ from finetune_trainer.tasks import (
     text_regression,
     token_classification,
     translation,
+    visual_question_answering,
 )
 from finetune_trainer.tasks.base import Restoring, Task, TaskModule
 
@@ -51,6 +54,9 @@ TASKS: dict[str, TaskModule] = {
     "speech-recognition": speech_recognition,
     "audio-classification": audio_classification,
     "image-text": image_text,
+    "multimodal-classification": multimodal_classification,
+    "image-captioning": image_captioning,
+    "visual-question-answering": visual_question_answering,
 }
 
 

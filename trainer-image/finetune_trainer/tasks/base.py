@@ -42,6 +42,8 @@ HEADS: Mapping[str, str] = {
     "image-classification": "AutoModelForImageClassification",
     "object-detection": "AutoModelForObjectDetection",
     "semantic-segmentation": "AutoModelForSemanticSegmentation",
+    "fusion": "FusionForClassification",
+    "image-to-text": "AutoModelForImageTextToText",
 }
 """Kinds of heads, and the class of transformers that loads a model with one."""
 _INPUTS = (
@@ -54,6 +56,9 @@ _INPUTS = (
     "input_features",
     "pixel_values",
     "pixel_mask",
+    "audio_attention_mask",
+    "audio_frames",
+    "present",
 )
 
 

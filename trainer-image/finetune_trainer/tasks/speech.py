@@ -53,7 +53,7 @@ class Listener:
     masking: Masking | None
 
     def listen(self, table: TokenTable, rows: Rows, epoch: int | None) -> dict[str, Tensor]:
-        """Decode sounds and pad them.
+        """Decode sounds and pad them; a row without one is silent.
 
         Args:
             table: Of `speech_table`.
@@ -66,7 +66,13 @@ class Listener:
         """
         column = table.media[AUDIO]
         samples = table.dense[SAMPLES]
-        heard = column.map(lambda row: self.processor.hear(column.decoded(row)[: samples[row, 0]]), rows)
+
+        def heard_of(row: int) -> Array:
+            count = int(samples[row, 0])
+            sound = np.zeros(count, np.float32) if column.sources[row] is None else column.decoded(row)[:count]
+            return self.processor.hear(sound)
+
+        heard = column.map(heard_of, rows)
         if not self.processor.reads_samples:
             return {self.processor.input_name: torch.from_numpy(self._windows(heard, table, rows, epoch))}
         lengths = np.array([len(each) for each in heard])
