@@ -74,6 +74,10 @@ TASK_FILE: Final = "task.json"
 CHECKPOINTS_DIR: Final = "checkpoints"
 ARTIFACT_DIR: Final = "artifact"
 TRACKING_DIR: Final = "tracking"
+EVALUATION_DIR: Final = "evaluation"
+"""What the model said of each held-out row, and the report; in the work folder, and beside the model in an artifact."""
+PREDICTIONS_FILE: Final = "predictions.parquet"
+REPORT_FILE: Final = "report.html"
 TERMINATION_MESSAGE_BYTES: Final = 4096
 
 MAX_JOB_NAME: Final = 52

@@ -85,6 +85,8 @@ class Result(Contract):
     """The last evaluation of each split, `split/name` or `name`."""
     artifact: ArtifactRef | None = None
     """What was handed over; Complete only."""
+    report: Text | None = None
+    """Address of the evaluation's report: beside the artifact, or in the work folder when the gate failed."""
     failure: Failure | None = None
     """Why the run stopped; Failed only."""
     checkpoint: CheckpointRef | None = None
@@ -95,8 +97,8 @@ class Result(Contract):
     def to_json(self, max_bytes: int = TERMINATION_MESSAGE_BYTES) -> str:
         """Return the result as one line of JSON that fits.
 
-        What does not fit is cut in this order: message, remedy, metrics from the last name on, paths. A cut text
-        ends in `...`.
+        What does not fit is cut in this order: report, message, remedy, metrics from the last name on, paths. A cut
+        text ends in `...`.
 
         Args:
             max_bytes: Most UTF-8 bytes; 512 always suffice.
@@ -108,6 +110,8 @@ class Result(Contract):
             ValueError: Not even the outcome fits.
         """
         value = self.to_dict()
+        if _bytes(value) > max_bytes:
+            value.pop("report", None)
         for section, key in (("failure", "message"), ("failure", "remedy")):
             _cut_text(value, section, key, max_bytes)
         metrics: dict[str, float] = value.get("metrics", {})

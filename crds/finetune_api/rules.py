@@ -87,6 +87,12 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     exclude("training", "epochs", "maxSteps", "maxSteps"),
     Rule(
+        "training.epochs",
+        when(In("training.epochs", (0.0,)), _HELD_OUT),
+        "without training there are only held-out rows to look at",
+        "Add data.test or data.validation, or train.",
+    ),
+    Rule(
         "training.optimizer",
         AnyOf((In("training.optimizer", ("adamw",)), Has("training.learningRate"))),
         "only adamw has a default learning rate",

@@ -23,7 +23,8 @@ ConditionType = Literal[
     "Finished",
 ]
 Phase = Literal["Pending", "Running", "Suspended", "Restarting", "Complete", "Failed", "Interrupted"]
-Text = Annotated[str, Field(max_length=1024)]
+MAX_TEXT = 1024
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Time = Annotated[str, Field(max_length=40)]
 Decimal = Annotated[str, Field(max_length=32)]
 Count = Annotated[int, Field(ge=0)]
@@ -100,6 +101,9 @@ class ResultStatus(Contract):
     """Metrics of the held-out rows, `split/name` to a decimal number."""
     artifact: ArtifactStatus | None = None
     """What was handed over."""
+    report: Text | None = None
+    """Address of a page for people: metrics, curves, and the rows that went wrong. Beside the artifact, or in the work
+    folder when the gate failed."""
 
 
 class FailureStatus(Contract):

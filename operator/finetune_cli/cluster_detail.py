@@ -81,6 +81,7 @@ def _result(result: Mapping[str, Any]) -> list[list[str]]:
     if artifact:
         rows += [["artifact", clean(artifact["uri"])], ["digest", clean(artifact["digest"])]]
         rows += [["formats", ", ".join(artifact["formats"])]] if artifact.get("formats") else []
+    rows += [["report", clean(result["report"])]] if result.get("report") else []
     return rows
 
 

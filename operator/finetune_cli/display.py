@@ -1,6 +1,7 @@
 """What a person sees: a progress bar on a terminal, one plain line per event otherwise, or JSON for programs."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from finetune_api.progress import ProgressEvent
@@ -108,16 +109,26 @@ def line_of(event: ProgressEvent) -> str:
 
 def outcome_lines(result: Result) -> list[str]:
     """Return the outcome: metrics and artifact, or the reason with its remedy."""
+    report = [f"report: {_safe(result.report)}"] if result.report else []
     if result.outcome == "Complete":
         metrics = [f"  {name}: {value:.4f}" for name, value in result.metrics.items()]
         place = [f"artifact: {result.artifact.uri}"] if result.artifact else []
-        return [f"Complete after {result.step} steps", *metrics, *place]
+        return [f"Complete after {result.step} steps", *metrics, *place, *report]
     if result.outcome == "Interrupted":
         saved = f"; step {result.checkpoint.step} is saved" if result.checkpoint else ""
         return [f"Interrupted after {result.step} of {result.max_steps} steps{saved}. The same command continues."]
     failure = result.failure
     assert failure is not None, "internal: a failed run without a reason"
-    return [f"Failed: {failure.reason.value}: {_safe(failure.message)}", f"  {_safe(failure.remedy)}"]
+    return [f"Failed: {failure.reason.value}: {_safe(failure.message)}", f"  {_safe(failure.remedy)}", *report]
+
+
+def evaluation_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what an evaluation of an artifact found."""
+    lines = [f"{found['rows']} rows judged for {found['task']}"]
+    for name, value in found["metrics"].items():
+        low, high = found["intervals"].get(name, (None, None))
+        lines.append(f"  {name}: {value:.4f}" + (f" ({low:.4f} to {high:.4f})" if low is not None else ""))
+    return [*lines, f"  {found['intervalsTold']}", f"predictions: {found['predictions']}", f"report: {found['report']}"]
 
 
 def _safe(text: str) -> str:

@@ -65,7 +65,8 @@ def show_data(data: Mapping[str, Any]) -> None:
         if sample["label"]:
             text.append(f"  -> {sample['label']}", style="green")
         console.print(text)
-    sets = ", ".join(f"{name} {count}" for name, count in data["splits"].items())
+    pool = {"train": f" of {data['pool']}"} if data["pool"] is not None else {}
+    sets = ", ".join(f"{name} {count}{pool.get(name, '')}" for name, count in data["splits"].items())
     console.print(f"rows: {sets}; {data['cut']} cut at maxLength", highlight=False)
     _show_lengths(data["lengths"], console.print)
     for row in data["refused"]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -23,7 +23,7 @@ from finetune_api.spec import FineTuneJob
 from finetune_api.sweep_space import validate_sweep
 from finetune_api.validation import InvalidSpec, validate_manifest
 from finetune_cli import cluster_commands
-from finetune_cli.display import OutputForm, make_display, outcome_lines
+from finetune_cli.display import OutputForm, evaluation_lines, make_display, outcome_lines
 from finetune_cli.manifest import load, load_job
 from finetune_cli.resolve import Run, resolve
 
@@ -135,9 +135,29 @@ def predict(
 
     failure = asking.predict(asking.Question(artifact, rows, output, batch_size, base))
     if failure is not None:
-        for line in outcome_lines(Result(outcome="Failed", failure=failure)):
-            typer.echo(line, err=True)
-        raise typer.Exit(EXIT_FAILED)
+        _fail(failure)
+
+
+@app.command("eval")
+def evaluate(  # noqa: PLR0913, PLR0917 - options of a command
+    artifact: Annotated[Path, typer.Option(help="The artifact's folder.")],
+    rows: Annotated[Path, typer.Option("--data", help="Rows as for training, with what is to be found.")],
+    metrics: Annotated[list[str] | None, typer.Option("--metric", help="A metric to tell; all when absent.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where predictions.parquet and report.html go.")] = Path("evaluation"),
+    base: Annotated[str | None, typer.Option(help="Where an adapter's base model is, when it was moved.")] = None,
+    output: Annotated[Literal["text", "json"], typer.Option("--output", "-o", help="text or json.")] = "text",
+) -> None:
+    """Judge a trained model by other rows: metrics with 95 % intervals, what it says of each row, and a report."""
+    from finetune_cli import asking  # noqa: PLC0415
+
+    found = asking.evaluate(asking.Trial(artifact, rows, metrics or [], folder, base))
+    if isinstance(found, Failure):
+        _fail(found)
+    elif output == "json":
+        _emit_json(found)
+    else:
+        for line in evaluation_lines(found):
+            typer.echo(line)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -174,10 +194,14 @@ def _inspect(file: Path, sets: list[str] | None, workdir: Path | None, verb: str
     found = dict(inspection.inspect(replace(local, work=inspection.scratch(local.work)), verb))
     failure = found.get("failure")
     if failure is not None:
-        for line in outcome_lines(Result(outcome="Failed", failure=Failure.model_validate(failure))):
-            typer.echo(line, err=True)
-        raise typer.Exit(EXIT_FAILED)
+        _fail(Failure.model_validate(failure))
     return found
+
+
+def _fail(failure: Failure) -> NoReturn:
+    for line in outcome_lines(Result(outcome="Failed", failure=failure)):
+        typer.echo(line, err=True)
+    raise typer.Exit(EXIT_FAILED)
 
 
 def _without_result(code: int, log: str) -> Result:

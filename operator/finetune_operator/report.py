@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_api.progress import ProgressEvent
 from finetune_api.result import Result
-from finetune_api.status import ArtifactStatus, CheckpointStatus, Progress, ResultStatus, decimal
+from finetune_api.status import MAX_TEXT, ArtifactStatus, CheckpointStatus, Progress, ResultStatus, decimal
 
 _MAX_DECISION = 512
 _MAX_DECISIONS = 60
@@ -61,4 +61,5 @@ def result_status(result: Result) -> ResultStatus | None:
     return ResultStatus(
         metrics={name: decimal(value) for name, value in result.metrics.items()},
         artifact=ArtifactStatus(**result.artifact.model_dump()) if result.artifact else None,
+        report=result.report if result.report and len(result.report) <= MAX_TEXT else None,
     )

@@ -88,6 +88,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "method.unfreezeEvery": {"method": {"type": "lora", "unfreezeEvery": "50steps"}},
     "training.optimizer": {"training.optimizer": "lion"},
     "training.maxSteps": {"training.epochs": 1, "training.maxSteps": 5},
+    "training.epochs": {"training.epochs": 0},
     "training.packing": {"training.packing": True},
     "training.augmentation": {"training.augmentation": {"flip": True}},
     **{

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.data.formats import MAX_TEXT_BYTES, read_rows
+from finetune_trainer.data.formats import MAX_TEXT_BYTES, Row, read_rows
 from finetune_trainer.data.packing import pack
 from finetune_trainer.data.sampler import Sampler, split_batch
-from finetune_trainer.data.schema import to_examples
-from finetune_trainer.data.split import hold_out
+from finetune_trainer.data.schema import Example, to_examples
+from finetune_trainer.data.split import draw_shots, hold_out
 from finetune_trainer.errors import DataError, ModelNotFound, TrainerError
 from finetune_trainer.inspect_job import show_data
 from finetune_trainer.preparation import prepare_data
@@ -280,3 +280,31 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text(LINE)
 
     assert [row.file for row in read_rows(tmp_path)] == ["a.jsonl", "b.jsonl"]
+
+
+def test_shots_are_drawn_of_each_label_seeded_and_fewer_are_some_of_more():
+    rows = [Example(Row("f", at, {}), label=("rare" if at % 50 == 0 else "often")) for at in range(200)]
+    few, same, other, more = (draw_shots(rows, count, (seed, 3)) for count, seed in ((3, 1), (3, 1), (3, 2), (20, 1)))
+    counts = Counter(each.label for each in more)
+    unlabelled = [Example(Row("f", at, {}), label=at / 2) for at in range(50)]
+    choices = [Example(Row("f", at, {}), label=str(at % 2), parts=("a", "b")) for at in range(50)]
+
+    assert few == same != other
+    assert {each.row.number for each in few} < {each.row.number for each in more}
+    assert Counter(each.label for each in few) == {"rare": 3, "often": 3}
+    assert counts == {"rare": 4, "often": 20}
+    assert [each.row.number for each in more] == sorted(each.row.number for each in more)
+    assert len(draw_shots(unlabelled, 3, (1, 3))) == len(draw_shots(choices, 3, (1, 3))) == 3
+
+
+@pytest.mark.parametrize("task", ["text-classification", "image-classification"])
+def test_shots_leave_held_out_rows_as_they_are_and_are_told(task: str, tmp_path: Path, tiny: dict[str, Path]):
+    rows = write_rows(tmp_path, task)
+    test = {"test": {"fraction": 0.25}}
+    few = prepare_data(run_config(tmp_path, manifest(task, tiny[task], rows, data={**test, "shots": 2})))
+    all_rows = prepare_data(run_config(tmp_path, manifest(task, tiny[task], rows, data=test)))
+
+    assert [each.place for each in few.splits.test] == [each.place for each in all_rows.splits.test]
+    assert len(few.encoded["train"].table) == 4
+    assert few.splits.pool == len(all_rows.splits.train) == 36
+    assert ("shots", "4 of 36 rows") in [(each.name, each.value) for each in few.decisions]

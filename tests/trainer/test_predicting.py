@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_trainer import predicting
+from finetune_trainer import evaluating, predicting
+from finetune_trainer.evaluate import refer
 from finetune_trainer.opening import open_artifact
 from finetune_trainer.preparation import prepare_data
 from finetune_trainer.tasks.base import Asked, Attachment
@@ -49,6 +50,10 @@ def close(one: Any, other: Any) -> bool:
     return one == pytest.approx(other, abs=1e-3, rel=1e-3) if isinstance(one, float) else one == other
 
 
+def without_vectors(answer: Any) -> Any:
+    return {name: value for name, value in answer.items() if not name.lower().endswith("vector")}
+
+
 @pytest.mark.parametrize("task", CASES)
 def test_an_artifact_answers_rows_without_labels_as_the_run_judged_them(
     task: str, tmp_path: Path, tiny: dict[str, Path]
@@ -60,7 +65,15 @@ def test_an_artifact_answers_rows_without_labels_as_the_run_judged_them(
         task, tiny[task], rows, data={"test": {"uri": f"file://{test}"}}, training={"precision": "fp32"}
     )
     config = run_config(tmp_path, document)
-    train(config)
+    done = train(config)
+    folder = tmp_path / "judged"
+    judged_again = evaluating.evaluate(evaluating.Request(tmp_path / "artifact", test, (), folder, None, tmp_path))
+    assert {f"test/{name}": value for name, value in judged_again["metrics"].items()} == done.metrics
+    again, before = (
+        pq.read_table(each / "predictions.parquet") for each in (folder, tmp_path / "work/evaluation/test")
+    )
+    assert again.equals(before)
+    assert (folder / "report.html").exists()
     lines = [json.dumps(asked(one_row(task, index), task)) + "\n" for index in range(12)]
     (tmp_path / "asked.jsonl").write_text("".join(lines))
     output = tmp_path / "answers.jsonl"
@@ -76,19 +89,29 @@ def test_an_artifact_answers_rows_without_labels_as_the_run_judged_them(
     assert isinstance(data.task, Asked)
     if task == "causal-lm":
         assert all(set(each) == {"text"} for each in told)
+        assert (
+            pq.read_table(tmp_path / "work/evaluation/test/predictions.parquet")["expected"].to_pylist()[0]
+            == "yes it is"
+        )
         return
     encoded = data.encoded["test"]
-    if answerer.before is not None:
-        encoded = predicting.refer(answerer.judge, answerer.before, {"test": encoded})["test"]
+    ready = answerer.ready
+    if ready.before is not None:
+        encoded = refer(ready.judge, ready.before, {"test": encoded})["test"]
     compute = data.task.predict
     if task == "semantic-segmentation":  # judged by numbers of pixels; what is told are masks
         compute = answerer._compute(encoded)
         told = [each | {"mask": Attachment((tmp_path / each["mask"]).read_bytes(), ".png")} for each in told]
-    found = data.task.tell(answerer.judge.every(answerer.model, encoded.table, compute), encoded.examples)
+    found = data.task.tell(ready.judge.every(ready.model, encoded.table, compute), encoded.examples)
     judged = list({id(example): answer for example, answer in zip(encoded.examples, found, strict=True)}.values())
 
     assert count == len(told) == len(judged) == 12
     assert all(map(close, told, judged))
+    kept = pq.read_table(tmp_path / "work/evaluation/test/predictions.parquet").to_pylist()
+    assert [(each["file"], each["row"]) for each in kept] == [("test.jsonl", number) for number in range(1, 13)]
+    assert all(
+        close(json.loads(each["prediction"]), without_vectors(own)) for each, own in zip(kept, judged, strict=True)
+    )
 
 
 def test_images_in_cells_come_back_with_their_answer(tmp_path: Path, tiny: dict[str, Path]):

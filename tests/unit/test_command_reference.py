@@ -19,7 +19,7 @@ HEAD = """\
 Generated from the commands' own help by `python tests/unit/test_command_reference.py`; do not edit.
 
 `kubectl finetune ...` is the same as `finetune ...`: kubectl finds `kubectl-finetune` on the PATH. `validate`,
-`plan`, `data` and `run` work on this machine; the others talk to the cluster of the kubeconfig.
+`plan`, `data`, `run`, `predict` and `eval` work on this machine; the others talk to the cluster of the kubeconfig.
 
 | exit code | means |
 |---|---|

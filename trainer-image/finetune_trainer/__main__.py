@@ -39,6 +39,8 @@ def main() -> int:
         return _predict(sys.argv[2:])
     if sys.argv[1:2] == ["warm"]:
         return _warm()
+    if sys.argv[1:2] == ["eval"]:
+        return _evaluate(sys.argv[2:])
     arguments = parser.parse_args()
     try:
         config = read_config(arguments.config, arguments.sha256)
@@ -160,7 +162,7 @@ def _document(config: RunConfig, verb: str) -> Callable[[], Mapping[str, Any]]:
 
 
 def _predict(words: list[str]) -> int:
-    """Answer rows; a failure is one JSON document, the last line on standard error."""
+    """Answer rows of a file by an artifact."""
     parser = argparse.ArgumentParser(prog="finetune_trainer predict")
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--input", type=Path, required=True)
@@ -172,8 +174,29 @@ def _predict(words: list[str]) -> int:
     from finetune_trainer import predicting  # noqa: PLC0415 - torch
 
     request = predicting.Request(found.artifact, found.input, found.output, found.batch_size, found.base, found.cache)
+    return _asked(lambda: predicting.predict(request, sys.stdout))
+
+
+def _evaluate(words: list[str]) -> int:
+    """Judge an artifact by rows: one JSON document, or a failure as for predictions."""
+    parser = argparse.ArgumentParser(prog="finetune_trainer eval")
+    parser.add_argument("--artifact", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--metric", action="append", default=[])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--base")
+    parser.add_argument("--cache", type=Path, required=True)
+    found = parser.parse_args(words)
+    from finetune_trainer import evaluating  # noqa: PLC0415 - torch
+
+    request = evaluating.Request(found.artifact, found.data, tuple(found.metric), found.folder, found.base, found.cache)
+    return _asked(lambda: sys.stdout.write(json.dumps(evaluating.evaluate(request)) + "\n"))
+
+
+def _asked(work: Callable[[], object]) -> int:
+    """Ask an artifact; a failure is one JSON document, the last line on standard error."""
     try:
-        predicting.predict(request, sys.stdout)
+        work()
     except TrainerError as error:
         failure = Failure.of(error.reason, error.message, error.remedy)
         sys.stderr.write(json.dumps({"failure": failure.to_dict()}) + "\n")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune_api.method_types import OWN_WEIGHTS
+from finetune_api.names import EVALUATION_DIR
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.checkpoint import sync_folder, write_manifest
 from finetune_trainer.data.processor import Processor
@@ -47,6 +48,8 @@ class Handover:
     card: str
     max_length: int
     """Most tokens of a row."""
+    evaluation: Path | None
+    """Folder with predictions and report, None without held-out rows."""
 
 
 def default_formats(spec: FineTuneJobSpec) -> Sequence[str]:
@@ -88,6 +91,9 @@ def write_artifact(handover: Handover, place: Path, on_check: Callable[[Decision
         learned = learned_by(handover.task)
         write_kept(aside, Kept(handover.spec, learned, handover.max_length, handover.files.revision))
         digest = write_manifest(aside)
+        if handover.evaluation is not None:
+            # Not in the manifest: it holds rows of the data, and may be deleted before the model is given away.
+            shutil.copytree(handover.evaluation, aside / EVALUATION_DIR)
         if place.exists():
             shutil.rmtree(place)
         aside.rename(place)

@@ -8,6 +8,7 @@ from torch import nn
 
 from finetune_api.period import parse_period
 from finetune_api.run_config import RunConfig
+from finetune_api.spec import Training
 from finetune_trainer import runtime
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.distributed import Group
@@ -17,6 +18,13 @@ from finetune_trainer.reporting import Reporter
 from finetune_trainer.runtime import Decision
 
 _MICRO_BATCH = "microBatch"
+
+
+def planned_steps(training: Training, steps_per_epoch: int) -> int:
+    """Return the optimiser steps of a run: at least one, but none when the model is to be judged as it is."""
+    if training.epochs == 0:
+        return 0
+    return training.max_steps or max(1, round((training.epochs or 0.0) * steps_per_epoch))
 
 
 class Deciding:
@@ -68,7 +76,7 @@ class Deciding:
         steps_per_epoch = -(-len(table) // training.batch_size)
         every = spec.evaluation.every
         return Schedule(
-            training.max_steps or max(1, round((training.epochs or 0.0) * steps_per_epoch)),
+            planned_steps(training, steps_per_epoch),
             int(micro.value),
             rate,
             parse_period(every) if every else None,

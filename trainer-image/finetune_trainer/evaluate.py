@@ -1,6 +1,6 @@
 """Judge a model on a set of rows: every process takes a share, the metrics are of all rows together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from finetune_trainer.data.sampler import Rows
+from finetune_trainer.data.schema import Example
 from finetune_trainer.data.table import TokenTable
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import Preempted
@@ -22,6 +23,15 @@ class EvaluationStopped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a model says of a set of rows: row i of the predictions is from `examples[i]`."""
+
+    examples: Sequence[Example]
+    predictions: Predictions
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """What judging needs besides the model and the rows."""
 
@@ -31,9 +41,10 @@ class Judge:
     stop: StopFlag
     heartbeat: Callable[[], None]
 
-    def metrics(self, model: nn.Module, rows: Encoded) -> dict[str, float]:
-        """Return the metrics of all rows, the same on every process."""
-        return self.task.metrics(self.every(model, rows.table, self.task.predict), rows.examples)
+    def judge(self, model: nn.Module, rows: Encoded) -> Found:
+        """Return what a model says of all rows and how good that is, the same on every process."""
+        predictions = self.every(model, rows.table, self.task.predict)
+        return Found(rows.examples, predictions, self.task.metrics(predictions, rows.examples))
 
     def every(
         self, model: nn.Module, table: TokenTable, compute: Callable[[nn.Module, Batch], Predictions]

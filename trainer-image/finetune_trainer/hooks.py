@@ -34,7 +34,7 @@ class StepHook:
         """Act after that."""
 
     def finish(self) -> None:
-        """Act at the end of training; what is in the model then is handed over."""
+        """Act at the end of training: hand over what `before_judging` would show."""
 
     def state(self) -> Mapping[str, Tensor]:
         """Return what a checkpoint must keep."""

@@ -7,6 +7,7 @@ import torch
 
 from finetune_api.run_config import RunConfig
 from finetune_trainer import runtime
+from finetune_trainer.deciding import planned_steps
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import printable
 from finetune_trainer.methods import prepare
@@ -57,7 +58,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "memoryBytes": {**memory, "total": sum(memory.values())},
         "steps": {
             "perEpoch": per_epoch,
-            "total": spec.training.max_steps or max(1, round((spec.training.epochs or 0.0) * per_epoch)),
+            "total": planned_steps(spec.training, per_epoch),
         },
     }
 
@@ -81,6 +82,7 @@ def show_data(config: RunConfig) -> dict[str, Any]:
     return {
         "task": data.task.name,
         "splits": {name: len(found.table) for name, found in data.encoded.items()},
+        "pool": data.splits.pool,
         "samples": samples,
         "lengths": _histogram(train),
         "refused": [

@@ -23,7 +23,8 @@ from finetune_trainer.coupling import introduce
 from finetune_trainer.data.sampler import Rows, Sampler, split_batch
 from finetune_trainer.distributed import Group
 from finetune_trainer.errors import NonFiniteLoss, Preempted
-from finetune_trainer.evaluate import EvaluationStopped, Judge
+from finetune_trainer.evaluate import EvaluationStopped
+from finetune_trainer.evaluations import Evaluations
 from finetune_trainer.hooks import StepHook, StepHooks, part
 from finetune_trainer.optim import learning_rate
 from finetune_trainer.optimizers import OPTIMIZERS
@@ -58,10 +59,9 @@ class Parts:
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
     train: Encoded
-    validation: Encoded | None
+    evaluations: Evaluations
     group: Group
     reporter: Reporter
-    judge: Judge
     stop: StopFlag
     autocast: Callable[[], torch.autocast]
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -203,8 +203,8 @@ class Loop:
         """Return 1 for stop, save and evaluate where this process asks for it, for the step under way."""
         parts, done = self._parts, self.step + 1
         save = parts.group.is_main and self._save_timer.due(done)
-        judged = parts.validation is not None and parts.group.is_main
-        evaluate = judged and (self._evaluate_timer.due(done) or done == self._schedule.max_steps)
+        watched = parts.evaluations.watches and parts.group.is_main
+        evaluate = watched and (self._evaluate_timer.due(done) or done == self._schedule.max_steps)
         return [torch.tensor(float(each), dtype=torch.float64) for each in (parts.stop.requested, save, evaluate)]
 
     def _update(self, mean_loss: float, mine: list[Rows], epoch: int) -> tuple[float, float]:
@@ -234,11 +234,9 @@ class Loop:
                     culprits.append(parts.train.examples[int(row)].place)
         everyone = sorted({place for places in parts.group.gather(culprits) for place in places})
         first = sorted(parts.train.examples[int(row)].place for piece in mine for row in piece)
-        blamed = (
-            f"not finite on {', '.join(everyone[:5])}"
-            if everyone
-            else f"finite on each row alone; the batch began with {', '.join(first[:5])}"
-        )
+        blamed = f"not finite on {', '.join(everyone[:5])}"
+        if not everyone:
+            blamed = f"finite on each row alone; the batch began with {', '.join(first[:5])}"
         raise NonFiniteLoss(
             f"step {self.step + 1}: loss {mean_loss:g}, gradient norm {norm:g}; {blamed}",
             remedy="Look at these rows, lower training.learningRate, or set training.precision: fp32. "
@@ -274,12 +272,10 @@ class Loop:
     def _judge(self) -> bool:
         """Judge on the validation rows; False, on every process, when one of them was asked to stop."""
         parts, stopping = self._parts, self._training.early_stopping
-        assert parts.validation is not None, "internal: an evaluation without rows"
         try:
-            found = parts.judge.metrics(parts.model, parts.validation)
+            found = parts.evaluations.validate(self.step, parts.model)
         except EvaluationStopped:
             return False
-        parts.reporter.evaluation("validation", self.step, found)
         if stopping is None:
             return True
         value = found[stopping.metric]
@@ -289,6 +285,11 @@ class Loop:
         else:
             self._without_gain += 1
         return True
+
+    @property
+    def judged(self) -> bool:
+        """Whether an evaluation after the last step saw the weights that are handed over: no older ones were better."""
+        return not self._best or self._without_gain == 0
 
     def _patience_is_over(self) -> bool:
         stopping = self._training.early_stopping

@@ -1,25 +1,18 @@
 """Answer the rows of a file by an artifact's model, read and batched as in an evaluation, in bounded memory."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
-from finetune_trainer import runtime
 from finetune_trainer.data.cells import put_back
 from finetune_trainer.data.formats import Row, iterate_rows, read_rows
-from finetune_trainer.data.looking import look
-from finetune_trainer.data.media import MediaColumn, Workers
 from finetune_trainer.data.schema import Columns, Read
-from finetune_trainer.distributed import join_group
 from finetune_trainer.errors import ConfigError, DataError
-from finetune_trainer.evaluate import Judge, refer
 from finetune_trainer.opening import Opened, open_artifact
-from finetune_trainer.stopping import StopFlag
-from finetune_trainer.tasks.base import Answer, Asked, Batch, Encoded, Predictions, Referred, Responding
+from finetune_trainer.ready import Ready
+from finetune_trainer.tasks.base import Answer, Asked, Batch, Encoded, Predictions, Responding
 from finetune_trainer.writing import check_ending, write_answers
 
 PREDICTION = "prediction"
@@ -64,7 +57,7 @@ class Answerer:
     """Answers rows by one model."""
 
     def __init__(self, opened: Opened) -> None:
-        """Move the model to the best device and choose its number format, as a run does.
+        """Get the model ready.
 
         Args:
             opened: The artifact.
@@ -73,16 +66,9 @@ class Answerer:
             ConfigError: The task cannot be asked.
         """
         if not isinstance(opened.task, Asked):
-            raise ConfigError(f"{opened.task.name} has no predictions", remedy="Use finetune run to evaluate it.")
+            raise ConfigError(f"{opened.task.name} has no predictions", remedy="Use finetune eval to judge it.")
         self._opened, self._task = opened, opened.task
-        group = join_group(0, 0, 1, 0.0)
-        device = group.device
-        torch.set_num_threads(int(runtime.choose_threads(1).value))
-        self._workers = Workers(max(1, int(runtime.cpu_quota())))
-        precision = runtime.choose_dtype(opened.kept.spec.training.precision, device).value
-        self.model = opened.model.to(device)
-        self.judge = Judge(opened.task, group, runtime.autocast(device, precision), StopFlag(), lambda: None)
-        self.before = opened.untrained().to(device) if isinstance(opened.task, Referred) else None
+        self.ready = Ready(opened)
 
     def chunks(self, file: Path, size: int = _ROWS) -> Iterator[list[dict[str, Any]]]:
         """Yield the rows of a file with their answers, `size` at once."""
@@ -101,28 +87,13 @@ class Answerer:
         for row in rows:
             if PREDICTION in row.values:
                 row.refuse(f"there is a column {PREDICTION!r} already", "Rename it: answers are written there.")
-        task = self._opened.task
-        examples = [read(row) for row in rows]
-        processor = self._opened.processor
-        if processor.decoders:
-            examples = look(examples, processor.decoders, self._workers, self._opened.places.cache)
-        encoded = task.encode(examples, processor, self._opened.kept.max_length)
+        examples, encoded = self.ready.encode([read(row) for row in rows])
         for each in encoded.refused:
             each.example.row.refuse(each.reason, "Correct the row, or delete it.")
-        encoded = self._with_media(encoded)
-        if self.before is not None:
-            encoded = refer(self.judge, self.before, {"rows": encoded})["rows"]
-        found = self.judge.every(self.model, encoded.table, self._compute(encoded))
+        found = self.ready.judge.every(self.ready.model, encoded.table, self._compute(encoded))
         told = self._task.tell(found, encoded.examples)
         by_example = {id(example): answer for example, answer in zip(encoded.examples, told, strict=True)}
         return [by_example[id(example)] for example in examples]
-
-    def _with_media(self, encoded: Encoded) -> Encoded:
-        columns = {
-            name: MediaColumn([each.media.get(name) for each in encoded.examples], decoder, self._workers)
-            for name, decoder in self._opened.processor.decoders.items()
-        }
-        return replace(encoded, table=replace(encoded.table, media=columns))
 
     def _compute(self, encoded: Encoded) -> Callable[[Any, Batch], Predictions]:
         task = self._opened.task

@@ -76,7 +76,7 @@ def prepare_data(config: RunConfig) -> Prepared:
     workers = Workers(max(1, int(cpu_quota() / config.processes)))
     splits = _looked(splits, processor, workers, places.cache)
     task = build_task(spec, splits, processor)
-    _check_metrics(spec, task)
+    check_metrics(task, _wanted_metrics(spec))
     max_length, reason = _max_length(spec, processor, files)
     digests = _digests(spec, places, splits) | replay_digest
     key = {
@@ -96,7 +96,7 @@ def prepare_data(config: RunConfig) -> Prepared:
         encoded,
         {**digests, **earlier_digest},
         max_length,
-        (Decision("maxLength", str(max_length), reason), *_told(encoded)),
+        (Decision("maxLength", str(max_length), reason), *_shots(spec, splits), *_told(encoded)),
         earlier,
     )
 
@@ -136,20 +136,55 @@ def _looked(splits: Splits, processor: Processor, workers: Workers, cache: Path)
     """Return the sets with every image and sound looked at."""
     if not processor.decoders:
         return splits
-    return Splits(**{name: look(rows, processor.decoders, workers, cache) for name, rows in splits.named().items()})
+    looked = {name: look(rows, processor.decoders, workers, cache) for name, rows in splits.named().items()}
+    return replace(splits, **looked)
 
 
-def _check_metrics(spec: FineTuneJobSpec, task: Task) -> None:
+def _wanted_metrics(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
     wanted = [("spec.evaluation.metrics", name) for name in spec.evaluation.metrics]
     if spec.evaluation.gate:
         wanted.append(("spec.evaluation.gate.metric", spec.evaluation.gate.metric))
     if spec.training.early_stopping:
         wanted.append(("spec.training.earlyStopping.metric", spec.training.early_stopping.metric))
+    return wanted
+
+
+def check_metrics(task: Task, wanted: Sequence[tuple[str, str]]) -> None:
+    """Refuse metrics that a task does not have.
+
+    Args:
+        task: The task.
+        wanted: Where each is asked for, and its name.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
     for path, name in wanted:
         if name not in task.metric_names:
             raise ConfigError(
                 f"{path}: {task.name} has no metric {name!r}", remedy=f"Choose from {', '.join(task.metric_names)}."
             )
+
+
+def check_usable(name: str, count: int, encoded: Encoded, max_length: int) -> None:
+    """Refuse a set of which too much was left out.
+
+    Args:
+        name: What the set is called.
+        count: Rows before encoding.
+        encoded: What is left of them.
+        max_length: Most tokens of a row.
+
+    Raises:
+        DataError: More than a twentieth of the rows cannot be used, or none is left.
+    """
+    refused = encoded.refused
+    if len(refused) > _REFUSED_SHARE * count or len(encoded.table) == 0:
+        shown = "; ".join(f"{each.example.place}: {each.reason}" for each in refused[:_SHOWN])
+        raise DataError(
+            f"{len(refused)} of {count} {name} rows cannot be used ({shown})",
+            remedy=f"Correct them, or raise data.maxLength (now {max_length}).",
+        )
 
 
 def _max_length(spec: FineTuneJobSpec, processor: Processor, files: ModelFiles) -> tuple[int, str]:
@@ -226,14 +261,10 @@ class _Encoder:
 
         table, notes = cached(self.cache, {**self.key, "split": name}, build)
         refused = [Refused(examples[index], reason) for index, reason in notes["refused"]]
-        if len(refused) > _REFUSED_SHARE * len(examples) or len(table) == 0:
-            shown = "; ".join(f"{each.example.place}: {each.reason}" for each in refused[:_SHOWN])
-            raise DataError(
-                f"{len(refused)} of {len(examples)} {name} rows cannot be used ({shown})",
-                remedy=f"Correct them, or raise data.maxLength (now {self.max_length}).",
-            )
         kept = [examples[index] for index in notes["kept"]]
-        return Encoded(replace(table, media=self._media(kept)), kept, refused, notes["cut"])
+        encoded = Encoded(table, kept, refused, notes["cut"])
+        check_usable(name, len(examples), encoded, self.max_length)
+        return replace(encoded, table=replace(table, media=self._media(kept)))
 
     def _media(self, examples: Sequence[Example]) -> dict[str, MediaColumn]:
         """Return the images and sounds of the rows; those of a small set are decoded now, damage is told now."""
@@ -242,6 +273,13 @@ class _Encoder:
             sources = [example.media.get(name) for example in examples]
             columns[name] = keep(self.cache, MediaColumn(sources, decoder, self.workers))
         return columns
+
+
+def _shots(spec: FineTuneJobSpec, splits: Splits) -> list[Decision]:
+    if splits.pool is None:
+        return []
+    told = f"{spec.data.shots} of each label, or in all, drawn with seed {spec.training.seed}"
+    return [Decision("shots", f"{len(splits.train)} of {splits.pool} rows", told)]
 
 
 def _told(encoded: Mapping[str, Encoded]) -> list[Decision]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from finetune_api.base import canonical_json
-from finetune_api.names import CHECKPOINTS_DIR, TRACKING_DIR
+from finetune_api.names import CHECKPOINTS_DIR, EVALUATION_DIR, REPORT_FILE, TRACKING_DIR
 from finetune_api.result import ArtifactRef, CheckpointRef, Result
 from finetune_api.run_config import RunConfig, text_digest
 from finetune_trainer import artifacts, checkpoint, fence
@@ -22,6 +22,7 @@ from finetune_trainer.deciding import Deciding
 from finetune_trainer.distributed import Group, join_group
 from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.evaluate import EvaluationStopped, Judge, refer
+from finetune_trainer.evaluations import Evaluations
 from finetune_trainer.gate import check_gate
 from finetune_trainer.hooks import StepHooks
 from finetune_trainer.loop import Loop, Parts
@@ -30,6 +31,7 @@ from finetune_trainer.methods.frozen import begin_behind_frozen
 from finetune_trainer.models import parameter_counts
 from finetune_trainer.preparation import Prepared as Data
 from finetune_trainer.preparation import prepare_data
+from finetune_trainer.report.of_run import report_run
 from finetune_trainer.reporting import Reporter, open_trackers
 from finetune_trainer.runtime import Decision, autocast
 from finetune_trainer.stopping import StopFlag
@@ -62,6 +64,7 @@ class Progress:
         self.max_steps = 0
         self.resumed_from: int | None = None
         self.metrics: dict[str, float] = {}
+        self.report: str | None = None
 
     def result(self, outcome: Any, **more: Any) -> Result:
         """Return the result of a run that ends here."""
@@ -73,6 +76,7 @@ class Progress:
             step=step,
             max_steps=self.max_steps,
             metrics=self.metrics,
+            report=self.report,
             checkpoint=place,
             resumed_from=self.resumed_from,
             **more,
@@ -131,13 +135,13 @@ class _Run:
     ) -> None:
         self._config, self._spec = config, config.spec
         self._data = data
-        self._rows = data.encoded
         self._group = group
         self._reporter = reporter
         self._stop = stop
         self._progress = progress
         self._writer = writer
-        self._folder = Path(config.paths.work) / CHECKPOINTS_DIR
+        self._work = Path(config.paths.work)
+        self._folder = self._work / CHECKPOINTS_DIR
 
     def go(self) -> Result:
         for decision in self._data.decisions:
@@ -165,7 +169,7 @@ class _Run:
         loop = Loop(parts, schedule, self._spec.training, self._folder)
         self._progress.loop = loop
         self._announce(loop, prepared)
-        base = self._base_metric(state, prepared, judge)
+        base = self._base_metric(state, prepared, parts.evaluations)
         meta = {"run": self._fingerprint(), "world": self._group.world, "decided": decided, "base": base}
         meta["writer"] = self._writer.to_dict()
         if state is not None:
@@ -175,12 +179,13 @@ class _Run:
         self._reporter.phase("training", "training")
         loop.run(meta)
         try:
-            self._judge(prepared, judge, loop)
+            self._progress.metrics |= parts.evaluations.last(loop.step, prepared.model, judged=loop.judged)
         except EvaluationStopped:
             loop.stop_now(meta)
+        self._report(parts.evaluations, loop)
         gate = self._spec.evaluation.gate
         if gate is not None:
-            check_gate(gate, self._gate_split(), self._progress.metrics, base)
+            check_gate(gate, parts.evaluations.deciding, self._progress.metrics, base)
         return self._hand_over(prepared, loop)
 
     def _find_state(self) -> checkpoint.TrainState | None:
@@ -209,18 +214,17 @@ class _Run:
 
     def _parts(self, prepared: Prepared, judge: Judge, decided: dict[str, str]) -> Parts:
         proven = prove(self._config, self._data, prepared, self._group.device, self._reporter)
-        self._rows, told = begin_behind_frozen(self._config, judge, prepared.model, self._data.encoded, decided)
+        rows, told = begin_behind_frozen(self._config, judge, prepared.model, self._data.encoded, decided)
         for decision in told:
             self._reporter.decision(decision)
         return Parts(
             proven.objective,
             prepared.model,
             proven.parameters,
-            self._rows["train"],
-            self._rows.get("validation"),
+            rows["train"],
+            Evaluations(self._spec.evaluation, judge, rows, self._reporter, self._work / EVALUATION_DIR),
             self._group,
             self._reporter,
-            judge,
             self._stop,
             judge.autocast,
             prepared.rates,
@@ -233,34 +237,24 @@ class _Run:
         self._reporter.decision(Decision("parameters", f"{trained:,}", f"{100 * trained / total:.2f} % of {total:,}"))
         self._reporter.decision(Decision("steps", str(self._progress.max_steps), told))
 
-    def _base_metric(self, state: checkpoint.TrainState | None, prepared: Prepared, judge: Judge) -> float | None:
+    def _base_metric(
+        self, state: checkpoint.TrainState | None, prepared: Prepared, evaluations: Evaluations
+    ) -> float | None:
         """Judge the untrained model when the gate compares with it."""
         gate = self._spec.evaluation.gate
         if gate is None or gate.better_than_base is None:
             return None
-        if state is not None:
-            return float(state.meta["base"])
-        try:
-            found = judge.metrics(prepared.model, self._rows[self._gate_split()])
-        except EvaluationStopped as error:
-            raise Preempted("asked to stop before the first step", remedy="Run the same command again.") from error
-        self._reporter.evaluation("base", 0, found)
-        return found[gate.metric]
+        return evaluations.base(prepared.model) if state is None else float(state.meta["base"])
 
-    def _gate_split(self) -> str:
-        return "test" if "test" in self._data.encoded else "validation"
-
-    def _judge(self, prepared: Prepared, judge: Judge, loop: Loop) -> None:
-        for split in ("validation", "test"):
-            if split not in self._data.encoded:
-                continue
-            found = judge.metrics(prepared.model, self._rows[split])
-            self._reporter.evaluation(split, loop.step, found)
-            wanted = self._spec.evaluation.metrics or list(found)
-            self._progress.metrics |= {f"{split}/{name}": found[name] for name in wanted}
-            gate = self._spec.evaluation.gate
-            if gate and split == self._gate_split():
-                self._progress.metrics[f"{split}/{gate.metric}"] = found[gate.metric]
+    def _report(self, evaluations: Evaluations, loop: Loop) -> None:
+        """Write what people read of the evaluations."""
+        if not evaluations.newest:
+            return
+        place = self._work / EVALUATION_DIR / REPORT_FILE
+        self._progress.report = str(place)
+        if self._group.is_main:
+            self._reporter.phase("report", "writing the report")
+            report_run(self._config, self._data, evaluations.newest, loop.step)
 
     def _hand_over(self, prepared: Prepared, loop: Loop) -> Result:
         place = Path(self._config.paths.output)
@@ -289,6 +283,7 @@ class _Run:
                 self._data.task.collate(table, rows, None).to(self._group.device),
                 model_card(facts, self._spec),
                 self._data.max_length,
+                self._work / EVALUATION_DIR if self._progress.report else None,
             )
             digest = artifacts.write_artifact(handover, place, self._reporter.decision)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -296,4 +291,6 @@ class _Run:
         self._group.barrier()
         formats = list(artifacts.default_formats(self._spec))
         reference = ArtifactRef(uri=self._spec.output.uri or str(place), digest=digest, formats=formats)
+        if self._progress.report:
+            self._progress.report = f"{reference.uri.rstrip('/')}/{EVALUATION_DIR}/{REPORT_FILE}"
         return self._progress.result("Complete", artifact=reference)

@@ -77,6 +77,9 @@ class Data(Contract):
     ] = Field(default_factory=dict)
     """The task's roles (text, label, prompt, completion, messages, ...) mapped to column names. Roles that are not
     named are detected from the columns."""
+    shots: Annotated[int, Field(ge=1, le=1000000)] | None = None
+    """Learn from this many training rows of each label, or, of tasks without one label a row, from this many in all;
+    drawn with training.seed after rows were held out. All rows when absent."""
     max_length: Annotated[int, Field(ge=8, le=131072)] | None = None
     """Longest row in tokens, or in the frames that a model makes of a sound; longer ones are cut, but sounds whose text
     is learned are refused, since their text would be longer too. When absent, the model's own limit, lowered to what

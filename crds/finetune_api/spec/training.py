@@ -125,8 +125,9 @@ class Augmentation(Contract):
 class Training(Contract):
     """The optimisation over a fixed global batch."""
 
-    epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
-    """Passes over the training rows, fractions allowed; 3 when maxSteps is absent too. Excludes maxSteps."""
+    epochs: Annotated[float, Field(ge=0, le=10000)] | None = None
+    """Passes over the training rows, fractions allowed; 3 when maxSteps is absent too. 0 judges the model as it is, on
+    held-out rows. Excludes maxSteps."""
     max_steps: Annotated[int, Field(ge=1, le=1000000000)] | None = None
     """Optimiser steps. Excludes epochs."""
     batch_size: Annotated[int, Field(ge=1, le=1048576)] = 32

@@ -16,7 +16,7 @@ from finetune_trainer.data.schema import Columns, Example, Read, to_examples
 from finetune_trainer.errors import DataError
 
 Locate = Callable[[str], Path]
-_TEST_STREAM, _VALIDATION_STREAM = 1, 2
+_TEST_STREAM, _VALIDATION_STREAM, _SHOTS_STREAM = 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Splits:
     train: list[Example]
     validation: list[Example]
     test: list[Example]
+    pool: int | None = None
+    """Training rows of which the given number of shots was drawn; None when all are used."""
 
     def named(self) -> Mapping[str, list[Example]]:
         """Return the sets by name."""
@@ -62,7 +64,9 @@ def load_splits(data: Data, reader: Callable[[Columns], Read], seed: int, locate
     train = read(data.train.uri, data.train.format)
     test, train = take(data.test, train, _TEST_STREAM)
     validation, train = take(data.validation, train, _VALIDATION_STREAM)
-    return Splits(train, validation, test)
+    if data.shots is None:
+        return Splits(train, validation, test)
+    return Splits(draw_shots(train, data.shots, (seed, _SHOTS_STREAM)), validation, test, len(train))
 
 
 def hold_out(
@@ -81,9 +85,7 @@ def hold_out(
     Raises:
         DataError: One of the two would be empty.
     """
-    strata: dict[object, list[int]] = defaultdict(list)
-    for index, example in enumerate(examples):
-        strata[example.label if isinstance(example.label, str) else None].append(index)
+    strata = _by_label(examples)
     rng = np.random.default_rng(seed)
     chosen: set[int] = set()
     carry = 0.0
@@ -101,3 +103,35 @@ def hold_out(
             remedy="Give more rows, or another fraction.",
         )
     return held, rest
+
+
+def draw_shots(examples: Sequence[Example], count: int, seed: tuple[int, ...]) -> list[Example]:
+    """Draw a few rows to learn from.
+
+    Args:
+        examples: Rows in file order.
+        count: How many of each label; in all where rows have no label of their own, or any number of them. A choice
+            among a row's own parts is no label.
+        seed: Decides which. A smaller count draws some of the rows of a larger one.
+
+    Returns:
+        The rows, in file order; all rows of a label that has fewer.
+    """
+    labelled = all(isinstance(example.label, str) and not example.parts for example in examples)
+    strata: Mapping[object, list[int]] = {None: list(range(len(examples)))}
+    if labelled:
+        strata = _by_label(examples)
+    rng = np.random.default_rng(seed)
+    chosen: set[int] = set()
+    for label in sorted(strata, key=str):
+        members = strata[label]
+        chosen.update(members[i] for i in rng.permutation(len(members))[:count])
+    return [example for index, example in enumerate(examples) if index in chosen]
+
+
+def _by_label(examples: Sequence[Example]) -> Mapping[object, list[int]]:
+    """Return the numbers of the rows of each label; rows without one label are together."""
+    strata: dict[object, list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        strata[example.label if isinstance(example.label, str) else None].append(index)
+    return strata

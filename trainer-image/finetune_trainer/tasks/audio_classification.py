@@ -19,6 +19,7 @@ from finetune_trainer.data.table import TokenTable
 from finetune_trainer.sources import ModelFiles
 from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, Refused
 from finetune_trainer.tasks.labels import (
+    class_number,
     classifier_config,
     find_labels,
     likeliest,
@@ -65,7 +66,8 @@ class AudioClassification:
                 refused.append(Refused(example, f"a sound of {samples} samples, too short for one frame"))
             else:
                 rows.append(Sound(example, frames, samples))
-        labels = np.array([number[str(each.example.label)] for each in rows], dtype=np.int64).reshape(-1, 1)
+        numbers = [class_number(number, str(each.example.label), each.example) for each in rows]
+        labels = np.array(numbers, dtype=np.int64).reshape(-1, 1)
         cut = sum(each.example.media[AUDIO].shape[0] > most for each in rows)
         return speech_table(rows, refused, cut, {"labels": labels})
 

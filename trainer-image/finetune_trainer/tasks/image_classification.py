@@ -20,6 +20,7 @@ from finetune_trainer.data.table import TokenTable, media_table
 from finetune_trainer.objectives import ClassLoss
 from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
 from finetune_trainer.tasks.labels import (
+    class_number,
     classifier_config,
     find_labels,
     likeliest,
@@ -62,7 +63,9 @@ class ImageClassification:
     def encode(self, examples: Sequence[Example], processor: ImageSettings, max_length: int, /) -> Encoded:  # noqa: ARG002
         """Return `labels` as class numbers, [N, 1]; every image has the same length."""
         index = {label: number for number, label in enumerate(self.labels)}
-        labels = np.array([[index[str(example.label)]] for example in examples], dtype=np.float32)
+        labels = np.array(
+            [[class_number(index, str(example.label), example)] for example in examples], dtype=np.float32
+        )
         return Encoded(media_table([processor.tokens] * len(examples), {"labels": labels}), examples, (), 0)
 
     def collate(self, table: TokenTable, rows: Rows, epoch: int | None) -> Batch:

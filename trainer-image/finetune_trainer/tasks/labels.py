@@ -77,6 +77,28 @@ def check_labels(examples: Sequence[Example], known: Mapping[int, str] | None, p
                 )
 
 
+def class_number(index: Mapping[str, int], label: str, example: Example) -> int:
+    """Return the number of an example's label.
+
+    Args:
+        index: Numbers of the labels that are known.
+        label: One of the example's labels or tags.
+        example: Whose it is.
+
+    Returns:
+        Its number.
+
+    Raises:
+        DataError: Training never saw it; an artifact can be judged by rows that it did not come from.
+    """
+    if label not in index:
+        raise DataError(
+            f"{example.place}: {label!r} is not among what the model was trained on ({', '.join(list(index)[:10])})",
+            remedy="Correct the spelling, or leave the row out.",
+        )
+    return index[label]
+
+
 def likeliest(labels: Sequence[str], logits_C: Array) -> Answer:
     """Return the likeliest `label`, its probability as `score`, and each label's as `scores`."""
     chances_C = np.exp(logits_C - logits_C.max())

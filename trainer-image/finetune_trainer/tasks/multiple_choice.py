@@ -109,6 +109,10 @@ class MultipleChoice:
             Piece(tokenizer.decode(part), supervised=number == right) for part, number in zip(ids, choice, strict=True)
         ]
 
+    def input_text(self, example: Example) -> str:
+        """Return the question, and the choices with their numbers."""
+        return "\n".join([example.text, *(f"{number}: {choice}" for number, choice in enumerate(example.parts))])
+
     def label_text(self, example: Example) -> str:
         """Return the right choice."""
         return example.parts[int(str(example.label))]

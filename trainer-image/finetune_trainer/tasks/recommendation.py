@@ -132,6 +132,10 @@ class Recommendation:
         """Return the items."""
         return [Piece(f"{self.items[number - 1]} ", at > 0) for at, number in enumerate(table.row(INPUT_IDS, row))]
 
+    def input_text(self, example: Example) -> str:
+        """Return the history."""
+        return ", ".join(example.parts[:-1])
+
     def label_text(self, example: Example) -> str:
         """Return the last item."""
         return example.parts[-1]

@@ -137,17 +137,24 @@ class SemanticSegmentation:
         return lambda row: Example(row, media={"image": source_of(row, image)})
 
     def tell(self, predictions: Predictions, examples: Sequence[Example]) -> Sequence[Answer]:  # noqa: ARG002
-        """Return the `mask` as a PNG, its grey values the classes' numbers, and each class's part as `shares`."""
+        """Return the `mask` as a PNG, its grey values the classes' numbers, and each class's part as `shares`.
+
+        Of judged rows, whose pixels were counted at once, there are shares alone.
+        """
+        if "masks" not in predictions:
+            return [{"shares": self._shares(counts)} for counts in predictions["told"]]
         answers: list[Answer] = []
         for mask in predictions["masks"]:
             counts = np.bincount(mask.ravel(), minlength=len(self.labels))
-            shares = {self.labels[at]: float(counts[at] / mask.size) for at in np.flatnonzero(counts)}
-            answers.append({"mask": Attachment(_png(mask), ".png"), "shares": shares})
+            answers.append({"mask": Attachment(_png(mask), ".png"), "shares": self._shares(counts)})
         return answers
 
     def kept(self) -> Mapping[str, Any]:
         """Return the labels."""
         return {"labels": list(self.labels)}
+
+    def _shares(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        return {self.labels[at]: float(counts[at] / counts.sum()) for at in np.flatnonzero(counts)}
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         return model(**batch.inputs()).logits.float()

@@ -19,7 +19,7 @@ from finetune_trainer.errors import ConfigError
 from finetune_trainer.objectives import ClassLoss, balanced_weights
 from finetune_trainer.tasks import metrics
 from finetune_trainer.tasks.base import Answer, Batch, Encoded, HeadSpec, Piece, Predictions, dense
-from finetune_trainer.tasks.labels import as_tuple, classifier_config, find_labels, likeliest
+from finetune_trainer.tasks.labels import as_tuple, class_number, classifier_config, find_labels, likeliest
 from finetune_trainer.tasks.scoring import COUNTS, Kind, Scored, own_loss
 from finetune_trainer.tasks.text_encoder import collate_texts, encode_texts, pooled_logits, read_texts, text_pieces
 
@@ -58,9 +58,9 @@ class TextClassification:
         for row, example in enumerate(examples):
             if self.multi:
                 for label in as_tuple(example.label):
-                    labels[row, index[label]] = 1.0
+                    labels[row, class_number(index, label, example)] = 1.0
             else:
-                labels[row, 0] = index[str(example.label)]
+                labels[row, 0] = class_number(index, str(example.label), example)
         return encode_texts(examples, tokenizer, max_length, labels)
 
     def collate(self, table: TokenTable, rows: Rows, epoch: int | None) -> Batch:  # noqa: ARG002 - nothing is random

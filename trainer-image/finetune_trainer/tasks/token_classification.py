@@ -32,6 +32,7 @@ from finetune_trainer.tasks.base import (
     objects,
     pad,
 )
+from finetune_trainer.tasks.labels import class_number
 from finetune_trainer.tasks.scoring import Kind, Scored, own_loss
 
 _WORDS, _CLASSES = "words", "classes"
@@ -76,7 +77,8 @@ class TokenClassification:
             kept.append(example)
             ragged[INPUT_IDS].append(each.ids)
             ragged[_WORDS].append(words)
-            ragged[_CLASSES].append([index[_tags(example)[word - 1]] if word else 0 for word in words])
+            tags = _tags(example)
+            ragged[_CLASSES].append([class_number(index, tags[word - 1], example) if word else 0 for word in words])
         count = np.array([[sum(w > 0 for w in words)] for words in ragged[_WORDS]], dtype=np.float32)
         cut = sum(bool(each.overflowing) for each in found)
         return Encoded(build_table(ragged, {"targets": count.reshape(-1, 1)}), kept, refused, cut)
@@ -156,6 +158,10 @@ class TokenClassification:
         """Return the words with another tag than O."""
         pairs = zip(example.parts, _tags(example), strict=True)
         return ", ".join(f"{word} ({tag})" for word, tag in pairs if tag != OUTSIDE)
+
+    def input_text(self, example: Example) -> str:
+        """Return the words."""
+        return " ".join(example.parts)
 
     def ask(self, columns: Columns) -> Read:
         """Read a list of words; any tag does, since its loss is not told."""
