@@ -20,7 +20,7 @@ MOST_ROWS = 20_000
 MOST_CHARACTERS = 2000
 _COUNTS = ("tokens", "words", "letters", "items", "pixels")
 """Predictions that say of how many elements a row's `loss` is the sum; without any it is one row's."""
-_VECTOR = 16
+_VECTOR = 8
 """Lists of more numbers are not for people."""
 
 
