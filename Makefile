@@ -88,10 +88,13 @@ bench-sweep: env ## 16 trials of a sweep against 16 separate runs at the same po
 shot-table: env ## Few-shot: a classifier learned from 0, 1, 4, 16 and 64 reviews of each label
 	$(PY) -P bench/shot_table.py
 
+task-table: env ## Every task on its example against a trivial answer; ONLY=digits,acronyms measures those rows anew
+	$(PY) -P bench/task_table.py --only "$(ONLY)"
+
 bench-operator: env ## The operator against a real API server: bursts, latency, writes, CPU, recovery
 	$(PY) -P bench/operator.py
 
 fault-proof: env ## Take each protection away and see its test fail; needs Go; ROWS=f07,f20 for some, tests/proof holds the record
 	PYTHONPATH=tests $(PY) -m proof.prove --rows "$(ROWS)"
 
-.PHONY: help env demo test node e2e check format generate dashboards board-pictures verify cluster-binaries test-matrix locks images chart bench-trainer bench-objectives bench-operator bench-sweep method-table shot-table fault-proof
+.PHONY: help env demo test node e2e check format generate dashboards board-pictures verify cluster-binaries test-matrix locks images chart bench-trainer bench-objectives bench-operator bench-sweep method-table shot-table task-table fault-proof
