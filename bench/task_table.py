@@ -60,6 +60,9 @@ _FOLDOC = "FOLDOC"
 _MINILM = "MiniLM, 22.7 M"
 _SMOLLM = "SmolLM2-135M-Instruct"
 _MOVIES = "10,605 movie reviews, 8,484 and 2,121"
+_DETR = "a Deformable DETR of 0.35 M from nothing"
+_SEGFORMER = "a SegFormer of 0.15 M from nothing"
+_CAPTIONER = "an image-to-text model from nothing"
 _INDEX = "package index of Debian"
 ENTRIES = (
     Entry("movie-sentiment", _MOVIES, _MINILM, "accuracy", "the more frequent class", 0.5, 0.25),
@@ -87,6 +90,11 @@ ENTRIES = (
         0.05,
         0.6,
     ),
+    Entry("digit-scenes", "scenes COMPOSED of MNIST digits, 3,000 and 500", _DETR, "map", "boxes in a grid", 0.0, 0.3),
+    Entry("digit-masks", "the same scenes and their masks", _SEGFORMER, "mean_iou", "background", 0.081, 0.2),
+    Entry("digit-titles", "the same pairs, their titles", _CAPTIONER, "exact_match", "the commonest title", 0.012, 0.3),
+    Entry("digit-questions", "COMPOSED questions on them", _CAPTIONER, "exact_match", "no question", 0.552, 0.05),
+    Entry("spoken-choices", "COMPOSED of prompts and digits", "three encoders", "accuracy", "two parts", 0.675, 0.02),
     Entry("voice-prompts", "recorded prompts, 399 and 128", "Whisper tiny.en, 37.8 M", "wer", "", None, 0.05),
     Entry("prompt-languages", "recorded prompts", "a wav2vec2 from nothing", "accuracy", "one language", 0.2, 0.2),
     Entry("spoken-numbers", "SYNTHETIC speech of espeak-ng", "a wav2vec2 from nothing", "wer", "no text", 1.0, 0.3),

@@ -77,12 +77,11 @@ def test_a_killed_command_leaves_a_saved_step_and_a_work_folder_for_one_run_at_a
     with started(job) as after:
         continued = read_to(after, "continues from step")
         after.send_signal(signal.SIGINT)
-        _, told = after.communicate(timeout=300)
+        after.communicate(timeout=300)
 
     assert beside.returncode == 1
     assert f"{tmp_path / '.finetune/tiny'}: another command uses this work folder." in beside.stderr
     assert re.search(r"continues from step [1-9]", continued)
-    assert "an earlier run saves its last step; waiting for it" in told
     assert after.returncode == 130
 
 

@@ -12,8 +12,8 @@ import yaml
 from finetune_api.spec import FineTuneJobSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-# Starts from what domain-pretrain hands over, so it is no row of its own.
-FOLLOWS = {"movie-sentiment-transfer"}
+# The first starts from what domain-pretrain hands over, the second is many runs: no rows of their own.
+FOLLOWS = {"movie-sentiment-transfer", "movie-sentiment-sweep"}
 
 
 @pytest.fixture(scope="module")
