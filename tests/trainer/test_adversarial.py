@@ -15,7 +15,7 @@ from finetune_api.spec import Adversarial as Settings
 from finetune_trainer.objectives.adversarial import Adversarial
 from finetune_trainer.objectives.perturbing import moved
 from finetune_trainer.preparation import prepare_data
-from support.tiny import CASES, manifest, model_of, run_config, write_rows
+from support.tiny import CASES, manifest, model_of, run_config, train, write_rows
 
 ROWS = np.arange(6)
 EPOCH, SEED, RADIUS = 1, 42, 0.8
@@ -192,3 +192,13 @@ def test_only_the_model_that_is_attacked_reads_a_moved_input(task: str, tmp_path
     assert not torch.allclose(before[0], inside[0], atol=1e-4)
     assert torch.equal(before[1], inside[1])
     assert torch.equal(before[0], says(case.model))
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_run_in_bf16_with_dropout_is_attacked(kind: str, tmp_path: Path, tiny_bert: Path):
+    attack = {"type": kind, "radius": RADIUS, "share": 1.0}
+    training = {"adversarial": attack, "precision": "bf16", "dropout": 0.1, "maxSteps": 2}
+    rows = write_rows(tmp_path, "text-classification")
+    done = train(run_config(tmp_path, manifest("text-classification", tiny_bert, rows, training=training)))
+
+    assert done.outcome == "Complete"

@@ -144,7 +144,9 @@ class Adversarial(Around):
 
     def _climb(self, value: Tensor, delta: Tensor, *, retain: bool) -> Tensor:
         """Go one step along each row's gradient, and back to its radius where that leads beyond it."""
-        found: tuple[Any, ...] = torch.autograd.grad(value, delta, retain_graph=retain, allow_unused=True)
+        # As the loop's own backward pass: out of autocast, which would change the formats that the forward pass chose.
+        with torch.autocast(delta.device.type, enabled=False):
+            found: tuple[Any, ...] = torch.autograd.grad(value, delta, retain_graph=retain, allow_unused=True)
         gradient = found[0]
         if gradient is None:
             raise ConfigError(
