@@ -146,6 +146,7 @@ def masked(text: str, *, ages: str = r"(?:\d+[dhms]){1,2}") -> str:
     """Return a text without what differs from run to run: times, distances, drawn names; spaces are joined."""
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z \((?:in )?" + ages + r"(?: ago)?\)", "TIME", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
+    text = re.sub(r"\bstates-[0-9a-f]{6}\b", "states", text)
     text = re.sub(r"\bstates-node\d+-\d+", "NODE", text)
     text = re.sub(r"\b([a-z-]+)-[a-z2-7]{10}\b", r"\1-HASH", text)
     text = re.sub(r"\b([a-z-]+-HASH-\d)-[a-z0-9]{5}\b", r"\1-POD", text)

@@ -139,6 +139,7 @@ def test_an_artifact_is_loaded_back_with_identical_scores_and_merged_equals_adap
         sample,
         model_card(facts, case.config.spec),
         128,
+        None,
     )
     place = tmp_path / "artifact"
 
