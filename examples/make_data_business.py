@@ -37,7 +37,7 @@ DESK = (
     "You work at the support desk of a software catalogue. Answer in a few words; "
     "name a team by the catalogue's section."
 )
-PER_TEAM = {"train": 150, "test": 30}
+PER_TEAM = {"train": 60, "test": 20}
 LONGEST_TEXT = 320
 QUESTIONS = ("Which version is it?", "Which version would I get?", "What is the current version?")
 TEAM_QUESTIONS = ("Which team takes care of it?", "Who should my ticket go to?", "Which team answers for it?")
